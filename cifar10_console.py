@@ -1,0 +1,94 @@
+"""How the scripts meet the person in front of them: flags, errors and progress. No TensorFlow.
+
+Every script ends in `cifar10_console.run(main)`. Whatever a person can put right raises
+`UserError`; anything else that escapes is a bug and keeps its traceback.
+"""
+
+import os
+import sys
+import time
+
+from absl import app
+from absl import flags
+
+
+class UserError(Exception):
+  """An expected failure: its text is one sentence saying what is wrong, where, and what to do."""
+
+
+def run(main):
+  """Parses the flags, calls `main()` and ends the process.
+
+  The exit status is what `main` returns (0 for None), 1 after a `UserError`, 2 after a wrong
+  flag, 130 after Ctrl-C.
+
+  Args:
+    main: a function of no arguments.
+  """
+  def reported(_):
+    try:
+      return main()
+    except UserError as error:
+      return _fail(error, 1)
+    except BrokenPipeError:
+      # Whoever read our lines has left (`| head`). Python flushes once more at exit: into nothing.
+      os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+      return 1
+    except OSError as error:
+      if error.filename is None:
+        raise
+      return _fail('%s: %s.' % (error.filename, error.strerror), 1)
+    except KeyboardInterrupt:
+      return 130
+
+  # Line by line also into a file or a pipe, where someone may be following the run.
+  sys.stdout.reconfigure(line_buffering=True)
+  app.run(reported, flags_parser=_parse_flags)
+
+
+def _parse_flags(argv):
+  try:
+    positional = flags.FLAGS(argv)[1:]
+  except flags.Error as error:
+    sys.exit(_fail('%s (--help lists the flags)' % error, 2))
+  if positional:
+    sys.exit(_fail('%r is not a flag (--help lists them)' % positional[0], 2))
+  return argv
+
+
+def _fail(message, status):
+  script = os.path.basename(sys.argv[0])
+  print('%s: %s' % (script, ' '.join(str(message).split())), file=sys.stderr)
+  return status
+
+
+class Progress:
+  """A counter on one line of a terminal, for work that takes more than a moment.
+
+  Not on a terminal (a log file, a test) it prints nothing.
+  """
+
+  def __init__(self, what, total, unit, scale=1):
+    """Args:
+      what: what is being done, such as 'Downloading'.
+      total: the number of items that make it whole, or None where it is not known.
+      unit: what is counted, such as 'MB'.
+      scale: how many of the counted items make one unit.
+    """
+    self._what, self._total, self._unit, self._scale = what, total, unit, scale
+    self._start = time.time()
+    self._shown = 0.0
+
+  def update(self, done):
+    """Shows that `done` items are done; at most ten times a second."""
+    now = time.time()
+    finished = done == self._total
+    if not sys.stdout.isatty() or (now - self._shown < 0.1 and not finished):
+      return
+    self._shown = now
+    rate = done / self._scale / max(now - self._start, 1e-3)
+    amount = '%d' % (done / self._scale)
+    if self._total:
+      amount += ' of %d' % (self._total / self._scale)
+    line = '%s: %s %s, %.1f %s/s' % (self._what, amount, self._unit, rate, self._unit)
+    print('\r%-79s' % line, end='\n' if finished else '', flush=True)

@@ -1,0 +1,242 @@
+"""The data set on disk: what its files are called, getting it, proving it whole. No graph in here.
+
+CIFAR-10 is 60,000 colour images of 32x32 pixels in ten classes. Its binary version is six files
+of 10,000 records. A record is 3,073 bytes: the label (0..9), then the red plane, the green plane
+and the blue plane, each row by row (https://www.cs.toronto.edu/~kriz/cifar.html).
+
+Where there is no network, `write_synthetic` makes a stand-in of the same form.
+"""
+
+import contextlib
+import hashlib
+import os
+import shutil
+import tarfile
+import tempfile
+
+import numpy as np
+from six.moves import http_client
+from six.moves import urllib
+
+from cifar10_console import Progress
+from cifar10_console import UserError
+
+CLASSES = ('airplane', 'automobile', 'bird', 'cat', 'deer', 'dog', 'frog', 'horse', 'ship', 'truck')
+
+IMAGE_SIZE = 32  # Pixels on a side, in the files.
+IMAGE_DEPTH = 3
+RECORD_BYTES = 1 + IMAGE_DEPTH * IMAGE_SIZE * IMAGE_SIZE
+
+FOLDER = 'cifar-10-batches-bin'
+TRAIN_FILES = ['data_batch_%d.bin' % i for i in range(1, 6)]
+TEST_FILE = 'test_batch.bin'
+CLASSES_FILE = 'batches.meta.txt'
+RECORDS_PER_FILE = 10000
+
+DATA_URL = 'https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz'
+ARCHIVE_SHA256 = 'c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd'
+
+_STALLED_SECS = 30  # A connection that is silent for so long is given up.
+
+
+def locate(data_dir):
+  """Finds the folder with the `.bin` files: `FOLDER` inside `data_dir`, or `data_dir` itself.
+
+  Args:
+    data_dir: path of a folder; it need not exist.
+
+  Returns:
+    The path, or None where neither holds the data set.
+  """
+  for folder in (os.path.join(data_dir, FOLDER), data_dir):
+    if any(os.path.exists(os.path.join(folder, name)) for name in TRAIN_FILES + [TEST_FILE]):
+      return folder
+  return None
+
+
+def files(folder, eval_data):
+  """Lists the paths of one part of the data set, each proved to be whole.
+
+  Args:
+    folder: path of the folder that holds the `.bin` files.
+    eval_data: 'test' for the test images, 'train_eval' for the training images.
+
+  Returns:
+    A list of paths, in the order of the data set.
+
+  Raises:
+    UserError: a file is missing, or is not made of whole records with labels 0..9.
+  """
+  names = {'test': [TEST_FILE], 'train_eval': TRAIN_FILES}[eval_data]
+  paths = [os.path.join(folder, name) for name in names]
+  for path in paths:
+    _verify(path)
+  return paths
+
+
+def _verify(path):
+  if not os.path.exists(path):
+    raise UserError('%s is missing: --data_dir must name the folder that holds %s with its six '
+                    '.bin files.' % (path, FOLDER))
+  if not os.path.isfile(path):
+    raise UserError('%s is not a file: remove it, and put the data set\'s own there.' % path)
+  size = os.path.getsize(path)
+  if size == 0:
+    raise UserError('%s is empty: remove its folder, and the data set is fetched again.' % path)
+  if size % RECORD_BYTES:
+    raise UserError('%s has %d bytes, which is no multiple of a record\'s %d: it is cut off, or '
+                    'not in CIFAR-10\'s binary format.' % (path, size, RECORD_BYTES))
+  labels = np.memmap(path, np.uint8, 'r').reshape(-1, RECORD_BYTES)[:, 0]
+  wrong = np.flatnonzero(labels >= len(CLASSES))
+  if wrong.size:
+    raise UserError('%s has label %d in record %d, above %d: it is damaged, or not in CIFAR-10\'s '
+                    'binary format.' % (path, labels[wrong[0]], wrong[0], len(CLASSES) - 1))
+
+
+def download_and_extract(data_dir):
+  """Fetches the official archive into `data_dir` and unpacks it.
+
+  Nothing is believed before its SHA-256 is right, and the folder appears under its name only when
+  it is complete: an interruption at any moment leaves nothing that a later start would trust.
+
+  Args:
+    data_dir: path of a folder, made if it does not exist.
+
+  Raises:
+    UserError: the archive cannot be fetched, or is not the official one.
+  """
+  with _new_folder(data_dir) as folder:
+    archive = os.path.join(folder, os.path.basename(DATA_URL))
+    _download(DATA_URL, archive)
+    with tarfile.open(archive) as tar:
+      for name in TRAIN_FILES + [TEST_FILE, CLASSES_FILE]:
+        with tar.extractfile(FOLDER + '/' + name) as member:
+          with open(os.path.join(folder, name), 'wb') as extracted:
+            shutil.copyfileobj(member, extracted)
+    os.remove(archive)
+
+
+def _download(url, path):
+  print('Fetching CIFAR-10 (162 MB) from %s' % url)
+  digest = hashlib.sha256()
+  with open(path, 'wb') as archive:
+    for block in _blocks(url):
+      archive.write(block)
+      digest.update(block)
+  if digest.hexdigest() != ARCHIVE_SHA256:
+    raise UserError('What %s sent is not the official archive (%d bytes, SHA-256 %s): try again '
+                    'later, or unpack a good copy and name its folder with --data_dir.'
+                    % (url, os.path.getsize(path), digest.hexdigest()))
+
+
+def _blocks(url):
+  """Yields what is at `url` a megabyte at a time, and shows the progress."""
+  try:
+    with urllib.request.urlopen(url, timeout=_STALLED_SECS) as response:
+      length = response.headers.get('Content-Length')
+      progress = Progress('Downloading', length and int(length), 'MB', scale=10**6)
+      done = 0
+      while True:
+        block = response.read(1 << 20)
+        if not block:
+          return
+        done += len(block)
+        progress.update(done)
+        yield block
+  except (OSError, http_client.HTTPException) as error:
+    raise UserError('Fetching %s failed (%s): try again later, name a folder that has the data '
+                    'set with --data_dir, or start with --synthetic, which needs no network.'
+                    % (url, error or type(error).__name__)) from error
+
+
+def write_synthetic(data_dir, records_per_file=RECORDS_PER_FILE):
+  """Generates a stand-in for CIFAR-10, the same on every machine, in its binary format.
+
+  An image shows one of five shapes in a warm or a cool colour: ten classes. Where the shape is,
+  how large, on what background and under how much noise is random, so neither the mean colour nor
+  any single pixel tells the class.
+
+  Args:
+    data_dir: path of a folder, made if it does not exist.
+    records_per_file: how many images each of the six files gets; a multiple of ten makes the
+      classes equally frequent.
+  """
+  names = TRAIN_FILES + [TEST_FILE]
+  progress = Progress('Generating', len(names) * records_per_file, 'images')
+  with _new_folder(data_dir) as folder:
+    for i, name in enumerate(names):
+      # RandomState's streams are frozen for all versions of numpy; default_rng's are not.
+      random = np.random.RandomState(seed=i)
+      labels = random.permutation(records_per_file) % 10
+      with open(os.path.join(folder, name), 'wb') as out:
+        for start in range(0, records_per_file, 1000):
+          chunk = labels[start:start + 1000]
+          out.write(_synthetic_records(chunk, random).tobytes())
+          progress.update(i * records_per_file + start + len(chunk))
+    with open(os.path.join(folder, CLASSES_FILE), 'w') as out:
+      out.write(''.join('%s %s\n' % (colour, shape)
+                        for colour in ('warm', 'cool') for shape in _SHAPES))
+
+
+# Each tells from the coordinates whether a point lies inside; the shapes fill about [-1, 1].
+_SHAPES = {
+    'disc': lambda x, y: x * x + y * y < 1,
+    'square': lambda x, y: np.maximum(abs(x), abs(y)) < 0.85,
+    'triangle': lambda x, y: (y < 0.8) & (y > 2 * abs(x) - 1),
+    'cross': lambda x, y: (np.minimum(abs(x), abs(y)) < 0.3) & (np.maximum(abs(x), abs(y)) < 1),
+    'ring': lambda x, y: (x * x + y * y < 1) & (x * x + y * y > 0.35),
+}
+
+
+def _synthetic_records(labels, random):
+  """Draws one record for each label: uint8, shape [len(labels), RECORD_BYTES].
+
+  Only sums, products and comparisons, which round alike on every processor.
+  """
+  n = len(labels)
+
+  def uniform(low, high, *shape):
+    return random.uniform(low, high, (n,) + shape).astype(np.float32)
+
+  # Centres within 4 pixels of the middle and radii up to 8 survive the 24x24 crops, mostly.
+  radius, aspect = uniform(5, 8, 1, 1), uniform(0.8, 1.25, 1, 1)
+  grid = np.arange(IMAGE_SIZE, dtype=np.float32)
+  x = (grid - uniform(12, 20, 1, 1)) / (radius * aspect)
+  y = (grid[:, np.newaxis] - uniform(12, 20, 1, 1)) / (radius / aspect)
+  inside = np.empty([n, IMAGE_SIZE, IMAGE_SIZE], bool)
+  for i, shape in enumerate(_SHAPES.values()):
+    chosen = labels % len(_SHAPES) == i
+    inside[chosen] = shape(x[chosen], y[chosen])
+
+  # Warm paint has more red than blue. The background leans either way, whatever the paint.
+  paint = np.concatenate([uniform(120, 230, 1, 1, 1), uniform(40, 160, 1, 1, 1),
+                          uniform(20, 110, 1, 1, 1)], axis=1)
+  cool = labels >= len(_SHAPES)
+  paint[cool] = paint[cool, ::-1]
+  slope = (grid - IMAGE_SIZE / 2) / IMAGE_SIZE
+  background = (uniform(40, 200, IMAGE_DEPTH, 1, 1) + uniform(-60, 60, IMAGE_DEPTH, 1, 1) * slope
+                + uniform(-60, 60, IMAGE_DEPTH, 1, 1) * slope[:, np.newaxis])
+  noise = random.randint(0, 256, (n, IMAGE_DEPTH, IMAGE_SIZE, IMAGE_SIZE), np.uint8)
+  pixels = (np.where(inside[:, np.newaxis], paint, background)
+            + (noise.astype(np.float32) - 127.5) * uniform(0.2, 0.8, 1, 1, 1))
+
+  records = np.empty([n, RECORD_BYTES], np.uint8)
+  records[:, 0] = labels
+  records[:, 1:] = np.clip(pixels, 0, 255).reshape(n, -1)
+  return records
+
+
+@contextlib.contextmanager
+def _new_folder(data_dir):
+  """Yields an empty folder to fill; on leaving, it becomes `FOLDER` in `data_dir` in one move."""
+  os.makedirs(data_dir, exist_ok=True)
+  with tempfile.TemporaryDirectory(prefix='.unfinished-', dir=data_dir) as aside:
+    folder = os.path.join(aside, FOLDER)
+    os.mkdir(folder)
+    yield folder
+    try:
+      os.rename(folder, os.path.join(data_dir, FOLDER))
+    except OSError:
+      # Another process was first, with the same contents.
+      if locate(data_dir) is None:
+        raise
