@@ -1,0 +1,50 @@
+"""The network in numpy, written from its description, to compare the graph with."""
+
+import numpy as np
+
+
+def logits(images, variables):
+  """Args: images [n, 24, 24, 3]; variables, arrays by checkpoint key. Returns [n, 10]."""
+  x = np.maximum(_conv(images, variables['conv1/weights']) + variables['conv1/biases'], 0)
+  x = _lrn(_pool(x))
+  x = np.maximum(_conv(x, variables['conv2/weights']) + variables['conv2/biases'], 0)
+  x = _pool(_lrn(x))
+  x = x.reshape(len(x), -1)
+  for layer in ('local3', 'local4'):
+    x = np.maximum(x @ variables[layer + '/weights'] + variables[layer + '/biases'], 0)
+  return x @ variables['softmax_linear/weights'] + variables['softmax_linear/biases']
+
+
+def center(images):
+  """The central 24x24 crops of uint8 [n, 32, 32, 3], each to mean 0 and standard deviation 1."""
+  crops = images[:, 4:28, 4:28].astype(np.float32)
+  means = crops.mean(axis=(1, 2, 3), keepdims=True)
+  deviations = crops.std(axis=(1, 2, 3), keepdims=True)
+  return (crops - means) / np.maximum(deviations, 1 / np.sqrt(24 * 24 * 3))
+
+
+def read(path):
+  """Returns the images, uint8 [n, 32, 32, 3], and the labels of a file in the binary format."""
+  records = np.fromfile(path, np.uint8).reshape(-1, 3073)
+  return records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), records[:, 0].astype(int)
+
+
+def _conv(x, kernel):
+  _, height, width, _ = x.shape
+  padded = np.pad(x, [(0, 0), (2, 2), (2, 2), (0, 0)])
+  return sum(padded[:, i:i + height, j:j + width] @ kernel[i, j]
+             for i in range(5) for j in range(5))
+
+
+def _pool(x):
+  """3x3, stride 2. An even side needs one row of padding, which SAME puts at the end."""
+  _, height, width, _ = x.shape
+  padded = np.pad(x, [(0, 0), (0, 1), (0, 1), (0, 0)], constant_values=-np.inf)
+  return np.max([padded[:, i:i + height:2, j:j + width:2] for i in range(3) for j in range(3)], 0)
+
+
+def _lrn(x):
+  channels = x.shape[-1]
+  squares = np.pad(x ** 2, [(0, 0), (0, 0), (0, 0), (4, 4)])
+  sums = sum(squares[..., i:i + channels] for i in range(9))
+  return x / (1.0 + 0.001 / 9.0 * sums) ** 0.75

@@ -1,0 +1,204 @@
+import os
+import shutil
+
+import numpy as np
+import pytest
+import tensorflow.compat.v1 as tf
+
+import cifar10_input
+import numpy_network
+
+BIN = 'cifar-10-batches-bin'
+
+
+@pytest.fixture
+def folder(small_data_dir):
+  return os.path.join(small_data_dir, BIN)
+
+
+def test_constants_are_the_tutorials():
+  assert cifar10_input.IMAGE_SIZE == 24
+  assert cifar10_input.NUM_CLASSES == 10
+  assert cifar10_input.NUM_EXAMPLES_PER_EPOCH_FOR_TRAIN == 50000
+  assert cifar10_input.NUM_EXAMPLES_PER_EPOCH_FOR_EVAL == 10000
+
+
+def test_read_cifar10_gives_one_record_a_run(folder, run_graph):
+  path = os.path.join(folder, 'test_batch.bin')
+  record = cifar10_input.read_cifar10(tf.train.string_input_producer([path]))
+  assert (record.height, record.width, record.depth) == (32, 32, 3)
+  assert (record.label.dtype, record.label.shape) == (tf.int32, [1])
+  assert (record.uint8image.dtype, record.uint8image.shape) == (tf.uint8, [32, 32, 3])
+
+  images, labels = numpy_network.read(path)
+  runs = run_graph([record.key, record.label, record.uint8image], times=3)
+  for i, (key, label, image) in enumerate(runs):
+    assert key.decode() == '%s:%d' % (path, i)
+    assert label.tolist() == [labels[i]]
+    np.testing.assert_array_equal(image, images[i])
+
+
+def test_crops_cover_all_offsets_and_half_are_flipped(run_graph):
+  # One pixel is bright red, its right neighbour bright green.
+  image = np.full([32, 32, 3], 100, np.uint8)
+  image[16, 12, 0] = image[16, 13, 1] = 200
+  count = 4000
+  [out] = run_graph(cifar10_input.distort(tf.constant(np.stack([image] * count))))
+
+  rows, reds = np.unravel_index(out[..., 0].reshape(count, -1).argmax(1), [24, 24])
+  _, greens = np.unravel_index(out[..., 1].reshape(count, -1).argmax(1), [24, 24])
+  flipped = greens < reds
+  columns = np.where(flipped, 23 - reds, reds)
+  assert set(abs(greens - reds)) == {1}
+
+  # Each frequency within 5 standard deviations of what is expected.
+  for offsets in (16 - rows, 12 - columns):
+    frequencies = np.bincount(offsets, minlength=9) / count
+    assert len(frequencies) == 9
+    np.testing.assert_allclose(frequencies, 1 / 9, atol=5 * (1 / 9 * 8 / 9 / count) ** 0.5)
+  assert abs(flipped.mean() - 0.5) < 5 * 0.5 / count ** 0.5
+  # Flips and crops are independent.
+  assert abs(np.corrcoef(16 - rows, 12 - columns)[0, 1]) < 5 / count ** 0.5
+  assert abs(np.corrcoef(flipped, 12 - columns)[0, 1]) < 5 / count ** 0.5
+
+
+def test_brightness_and_contrast_are_in_range_and_differ_between_images(monkeypatch, run_graph):
+  # Standardisation hides brightness altogether.
+  monkeypatch.setattr(tf.image, 'per_image_standardization', tf.identity)
+  # Red alternates between 100 and 120 from row to row, green is 50, blue 200.
+  image = np.zeros([32, 32, 3], np.uint8)
+  image[:] = [100, 50, 200]
+  image[::2, :, 0] = 120
+  count = 4000
+  [out] = run_graph(cifar10_input.distort(tf.constant(np.stack([image] * count))))
+
+  means = out.mean(axis=(1, 2))
+  deltas = means[:, 0] - 110
+  np.testing.assert_allclose(means[:, 1] - 50, deltas, atol=0.02)
+  np.testing.assert_allclose(means[:, 2] - 200, deltas, atol=0.02)
+  contrasts = np.ptp(out[..., 0], axis=(1, 2)) / 20
+  for values, low, high in ((deltas, -63, 63), (contrasts, 0.2, 1.8)):
+    assert low - 0.02 <= values.min() < low + 0.01 * (high - low)
+    assert high - 0.01 * (high - low) < values.max() <= high + 0.02
+    assert abs(values.mean() - (low + high) / 2) < 5 * (high - low) / (12 * count) ** 0.5
+    assert len(np.unique(values.round(4))) > count / 2
+  assert abs(np.corrcoef(deltas, contrasts)[0, 1]) < 5 / count ** 0.5
+
+
+@pytest.mark.parametrize('prepare', [cifar10_input.distort, cifar10_input.center])
+def test_images_are_standardised(prepare, folder, run_graph):
+  images, _ = numpy_network.read(os.path.join(folder, 'test_batch.bin'))
+  [out] = run_graph(prepare(tf.constant(images)))
+  assert (out.dtype, out.shape) == (np.float32, (100, 24, 24, 3))
+  np.testing.assert_allclose(out.mean(axis=(1, 2, 3)), 0, atol=1e-5)
+  np.testing.assert_allclose(out.std(axis=(1, 2, 3)), 1, atol=1e-4)
+
+
+@pytest.mark.parametrize('prepare', [cifar10_input.distort, cifar10_input.center])
+@pytest.mark.parametrize('value', [0, 255])
+def test_constant_image_becomes_zero(prepare, value, run_graph):
+  [out] = run_graph(prepare(tf.fill([2, 32, 32, 3], tf.constant(value, tf.uint8))))
+  np.testing.assert_allclose(out, 0, atol=0.1)
+
+
+def test_training_batches_are_shuffled_from_all_files(folder, run_graph, capsys):
+  images, labels = cifar10_input.distorted_inputs(folder, 50)
+  assert (images.dtype, images.shape) == (tf.float32, [50, 24, 24, 3])
+  assert (labels.dtype, labels.shape) == (tf.int32, [50])
+  assert capsys.readouterr().out.startswith(
+      'Filling queue with 20000 CIFAR images before starting to train. This will take ')
+
+  batches = run_graph([images, labels], times=40)
+  seen = np.concatenate([labels for _, labels in batches])
+  # 2,000 of the queue's 20,000 images, which are 500 different ones, 50 of each class.
+  np.testing.assert_allclose(np.bincount(seen, minlength=10) / 2000, 0.1, atol=0.04)
+  in_order = np.concatenate([numpy_network.read(os.path.join(folder, 'data_batch_%d.bin' % i))[1]
+                             for i in range(1, 6)])
+  # Neither in the files' order nor the same again and again.
+  starts = [in_order[i:i + 50].tolist() for i in range(450)]
+  assert not any(labels.tolist() in starts for _, labels in batches)
+  assert len({labels.tobytes() for _, labels in batches}) == 40
+
+
+def test_label_and_image_stay_together(data_dir, tmp_path, run_graph):
+  # Images of one class are all of one colour, bright where the class is even.
+  for i in range(1, 6):
+    records = np.zeros([200, 3073], np.uint8)
+    records[:, 0] = np.arange(200) % 10
+    records[:, 1 + 1024 * 2:] = 200 * (records[:, :1] % 2)
+    records[:, 1:1025] = 200 * (1 - records[:, :1] % 2)
+    records.tofile(tmp_path / ('data_batch_%d.bin' % i))
+  [(images, labels)] = run_graph(cifar10_input.distorted_inputs(str(tmp_path), 128))
+  redder = images[..., 0].mean(axis=(1, 2)) > images[..., 2].mean(axis=(1, 2))
+  np.testing.assert_array_equal(redder, labels % 2 == 0)
+
+
+def test_shuffle_queue_holds_20000_images_and_has_16_threads(folder):
+  cifar10_input.distorted_inputs(folder, 128)
+  graph = tf.get_default_graph()
+  [queue] = [op for op in graph.get_operations() if op.type == 'RandomShuffleQueueV2']
+  assert queue.get_attr('min_after_dequeue') == 20000
+  assert queue.get_attr('capacity') >= 20000 + 128
+  [runner] = [runner for runner in tf.get_collection(tf.GraphKeys.QUEUE_RUNNERS)
+              if runner.queue.queue_ref.op is queue]
+  assert len(runner.enqueue_ops) == 16
+
+
+@pytest.mark.parametrize('eval_data, files', [
+    ('test', ['test_batch.bin']),
+    (True, ['test_batch.bin']),
+    ('train_eval', ['data_batch_%d.bin' % i for i in range(1, 6)]),
+    (False, ['data_batch_%d.bin' % i for i in range(1, 6)]),
+])
+@pytest.mark.parametrize('batch_size', [1, 7, 128, 1000])
+def test_evaluation_reads_every_image_once_in_order(eval_data, files, batch_size, folder):
+  expected = [numpy_network.read(os.path.join(folder, name)) for name in files]
+  images, labels = _one_pass(*cifar10_input.inputs(eval_data, folder, batch_size),
+                             batch_size=batch_size)
+  np.testing.assert_array_equal(labels, np.concatenate([labels for _, labels in expected]))
+  np.testing.assert_allclose(
+      images, np.concatenate([numpy_network.center(images) for images, _ in expected]), atol=1e-4)
+
+
+@pytest.mark.parametrize('batch_size', [1, 7, 128, 10000])
+def test_evaluation_of_10000_images_counts_10000(batch_size, data_dir):
+  folder = os.path.join(data_dir, BIN)
+  _, labels = _one_pass(*cifar10_input.inputs('test', folder, batch_size), batch_size=batch_size)
+  np.testing.assert_array_equal(
+      labels, numpy_network.read(os.path.join(folder, 'test_batch.bin'))[1])
+
+
+def _one_pass(images, labels, batch_size):
+  """Runs the input to its end, as a program that initialises no variables does."""
+  batches = []
+  with tf.Session() as session:
+    coordinator = tf.train.Coordinator()
+    threads = tf.train.start_queue_runners(session, coordinator)
+    with pytest.raises(tf.errors.OutOfRangeError):
+      while True:
+        batches.append(session.run([images, labels]))
+    coordinator.request_stop()
+    coordinator.join(threads)
+  assert all(len(labels) == batch_size for _, labels in batches[:-1])
+  return [np.concatenate(parts) for parts in zip(*batches)]
+
+
+def test_images_go_to_the_image_summary(folder, run_graph):
+  cifar10_input.distorted_inputs(folder, 10)
+  [serialized] = run_graph(tf.summary.merge_all())
+  images = [value for value in tf.Summary.FromString(serialized).value
+            if value.HasField('image')]
+  assert [value.tag for value in images] == ['input/images/image/%d' % i for i in range(3)]
+  assert {(value.image.height, value.image.width) for value in images} == {(24, 24)}
+
+
+def test_unknown_eval_data_is_refused(folder):
+  with pytest.raises(ValueError, match="eval_data must be 'test' or 'train_eval', not 'foo'"):
+    cifar10_input.inputs('foo', folder, 1)
+
+
+def test_queues_work_from_a_folder_with_spaces_and_umlauts(folder, tmp_path):
+  odd = tmp_path / 'Bücher und Bilder'
+  shutil.copytree(folder, odd)
+  _, labels = _one_pass(*cifar10_input.inputs('test', str(odd), 30), batch_size=30)
+  assert len(labels) == 100
