@@ -1,0 +1,299 @@
+"""The model: builders that add the network, its loss and its training to a graph.
+
+In the order in which a script calls them:
+
+  images, labels = distorted_inputs()        # or inputs(eval_data)
+  logits = inference(images)
+  total_loss = loss(logits, labels)
+  train_op = train(total_loss, global_step)
+
+The network is two convolutions, each with pooling and local response normalisation, two fully
+connected layers and a linear one: 1,068,298 parameters, 19.5 million multiply-adds an image. It
+descends from the one that Alex Krizhevsky trained on this data set with cuda-convnet
+(https://code.google.com/archive/p/cuda-convnet/).
+"""
+
+import os
+
+import tensorflow.compat.v1 as tf
+
+import cifar10_dataset
+import cifar10_input
+from cifar10_console import UserError
+
+FLAGS = tf.app.flags.FLAGS
+
+tf.app.flags.DEFINE_integer('batch_size', 128, 'Images in a batch.', lower_bound=1)
+tf.app.flags.DEFINE_string('data_dir', 'cifar10/data',
+                           'Folder that holds, or receives, the data set.')
+tf.app.flags.DEFINE_boolean('synthetic', False,
+                            'Use a generated stand-in for CIFAR-10, which needs no download; it '
+                            'and what is trained on it live in cifar10/synthetic.')
+
+IMAGE_SIZE = cifar10_input.IMAGE_SIZE
+NUM_CLASSES = cifar10_input.NUM_CLASSES
+NUM_EXAMPLES_PER_EPOCH_FOR_TRAIN = cifar10_input.NUM_EXAMPLES_PER_EPOCH_FOR_TRAIN
+NUM_EXAMPLES_PER_EPOCH_FOR_EVAL = cifar10_input.NUM_EXAMPLES_PER_EPOCH_FOR_EVAL
+
+MOVING_AVERAGE_DECAY = 0.9999
+NUM_EPOCHS_PER_DECAY = 350.0
+LEARNING_RATE_DECAY_FACTOR = 0.1
+INITIAL_LEARNING_RATE = 0.1
+
+# Operations of one GPU carry the name scope tower_0, tower_1, ...
+TOWER_NAME = 'tower'
+
+DATA_URL = cifar10_dataset.DATA_URL
+
+
+def directory(flag):
+  """Returns the folder that the flag names; with --synthetic its default is another one.
+
+  So the data, the checkpoints and the events of the two data sets stay apart.
+
+  Args:
+    flag: the flag's name: 'data_dir', 'train_dir', 'eval_dir' or 'checkpoint_dir'.
+  """
+  path = getattr(FLAGS, flag)
+  if FLAGS.synthetic and FLAGS[flag].using_default_value:
+    return path.replace('cifar10/', 'cifar10/synthetic/', 1)
+  return path
+
+
+def maybe_download_and_extract():
+  """Sees to it that the data set is there: downloads it, or with --synthetic generates it.
+
+  Raises:
+    UserError: --data_dir is not a folder to put the data set in, or the download fails.
+  """
+  data_dir = directory('data_dir')
+  if FLAGS.synthetic and not FLAGS['data_dir'].using_default_value:
+    raise UserError('--synthetic and --data_dir=%s name two data sets: give one of them.'
+                    % data_dir)
+  if cifar10_dataset.locate(data_dir):
+    return
+  if FLAGS.synthetic:
+    cifar10_dataset.write_synthetic(data_dir)
+    return
+  # Only into a place that was meant: 162 MB into a mistyped one would help nobody.
+  if not FLAGS['data_dir'].using_default_value:
+    if not os.path.isdir(data_dir):
+      raise UserError('There is no folder %s: name the one that holds %s with --data_dir, or make '
+                      'an empty one to download the data set into.'
+                      % (data_dir, cifar10_dataset.FOLDER))
+    if os.listdir(data_dir):
+      raise UserError('There is no data set in %s, which is not empty either: name the folder '
+                      'that holds %s with --data_dir, or an empty one to download it into.'
+                      % (data_dir, cifar10_dataset.FOLDER))
+  cifar10_dataset.download_and_extract(data_dir)
+
+
+def distorted_inputs():
+  """Adds the input pipeline for training, see `cifar10_input.distorted_inputs`.
+
+  Returns:
+    images: float32 of shape [batch_size, 24, 24, 3].
+    labels: int32 of shape [batch_size], 0..9.
+
+  Raises:
+    UserError: the data set is missing or damaged.
+  """
+  return cifar10_input.distorted_inputs(_bin_dir(), FLAGS.batch_size)
+
+
+def inputs(eval_data):
+  """Adds the input pipeline for evaluation, see `cifar10_input.inputs`.
+
+  Args:
+    eval_data: 'test' (or true) for the test images, 'train_eval' (or false) for those trained on.
+
+  Returns:
+    images: float32 of shape [None, 24, 24, 3].
+    labels: int32 of shape [None], 0..9.
+
+  Raises:
+    UserError: the data set is missing or damaged.
+  """
+  return cifar10_input.inputs(eval_data, _bin_dir(), FLAGS.batch_size)
+
+
+def _bin_dir():
+  data_dir = directory('data_dir')
+  return cifar10_dataset.locate(data_dir) or os.path.join(data_dir, cifar10_dataset.FOLDER)
+
+
+def inference(images):
+  """Adds the network.
+
+  Each layer is one variable scope, and so one box in TensorBoard's picture of the graph. The
+  variables come from `tf.get_variable`, so that towers, called with reuse, share them, and live on
+  the CPU, where every GPU reaches them.
+
+  Args:
+    images: float32 of shape [n, 24, 24, 3], standardised; n may be unknown.
+
+  Returns:
+    Logits, float32 of shape [n, 10]. The softmax is left to the loss, which computes both at once
+    with more precision.
+  """
+  with tf.variable_scope('conv1') as scope:
+    kernel = _weights([5, 5, 3, 64], stddev=5e-2)
+    biases = _biases([64], 0.0)
+    convolution = tf.nn.conv2d(images, kernel, strides=1, padding='SAME')
+    conv1 = tf.nn.relu(tf.nn.bias_add(convolution, biases), name=scope.name)
+    _activation_summary(conv1)
+    _filter_summary(kernel)
+
+  pool1 = _pool(conv1, 'pool1')
+  norm1 = _normalize(pool1, 'norm1')
+
+  with tf.variable_scope('conv2') as scope:
+    kernel = _weights([5, 5, 64, 64], stddev=5e-2)
+    biases = _biases([64], 0.1)
+    convolution = tf.nn.conv2d(norm1, kernel, strides=1, padding='SAME')
+    conv2 = tf.nn.relu(tf.nn.bias_add(convolution, biases), name=scope.name)
+    _activation_summary(conv2)
+
+  norm2 = _normalize(conv2, 'norm2')
+  pool2 = _pool(norm2, 'pool2')
+
+  with tf.variable_scope('local3') as scope:
+    features = pool2.shape[1:].num_elements()
+    weights = _weights([features, 384], stddev=0.04, weight_decay=0.004)
+    biases = _biases([384], 0.1)
+    flat = tf.reshape(pool2, [-1, features])
+    local3 = tf.nn.relu(tf.matmul(flat, weights) + biases, name=scope.name)
+    _activation_summary(local3)
+
+  with tf.variable_scope('local4') as scope:
+    weights = _weights([384, 192], stddev=0.04, weight_decay=0.004)
+    biases = _biases([192], 0.1)
+    local4 = tf.nn.relu(tf.matmul(local3, weights) + biases, name=scope.name)
+    _activation_summary(local4)
+
+  with tf.variable_scope('softmax_linear') as scope:
+    weights = _weights([192, NUM_CLASSES], stddev=1 / 192.0)
+    biases = _biases([NUM_CLASSES], 0.0)
+    logits = tf.add(tf.matmul(local4, weights), biases, name=scope.name)
+    _activation_summary(logits)
+
+  return logits
+
+
+def _weights(shape, stddev, weight_decay=0.0):
+  """Adds the variable `weights`, and its weight decay to the collection 'losses'."""
+  with tf.device('/cpu:0'):
+    weights = tf.get_variable('weights', shape,
+                              initializer=tf.truncated_normal_initializer(stddev=stddev))
+  if weight_decay:
+    decay = tf.multiply(tf.nn.l2_loss(weights), weight_decay, name='weight_loss')
+    tf.add_to_collection('losses', decay)
+  return weights
+
+
+def _biases(shape, value):
+  """Adds the variable `biases`, each element `value` to begin with."""
+  with tf.device('/cpu:0'):
+    return tf.get_variable('biases', shape, initializer=tf.constant_initializer(value))
+
+
+def _pool(x, name):
+  return tf.nn.max_pool2d(x, ksize=3, strides=2, padding='SAME', name=name)
+
+
+def _normalize(x, name):
+  """Adds local response normalisation over 9 neighbouring channels (Krizhevsky et al., 2012)."""
+  return tf.nn.lrn(x, depth_radius=4, bias=1.0, alpha=0.001 / 9.0, beta=0.75, name=name)
+
+
+def _activation_summary(x):
+  """Adds a histogram of a layer's activations and the fraction of them that is zero."""
+  # The variable scope is the layer's name without a tower's: all towers' curves are one.
+  with tf.name_scope(tf.get_variable_scope().name + '/'):
+    tf.summary.histogram('activations', x)
+    tf.summary.scalar('sparsity', tf.reduce_mean(tf.cast(tf.equal(x, 0), tf.float32)))
+
+
+def _filter_summary(kernel):
+  """Adds a picture of a kernel [5, 5, 3, 64]: its 64 filters in a grid of 8 x 8, a pixel apart."""
+  height, width, depth, count = kernel.shape.as_list()
+  side = int(count ** 0.5)
+  with tf.name_scope('filter_grid'):
+    tiles = tf.pad(tf.transpose(kernel, [3, 0, 1, 2]), [[0, 0], [0, 1], [0, 1], [0, 0]])
+    rows = tf.reshape(tiles, [side, side, height + 1, width + 1, depth])
+    grid = tf.reshape(tf.transpose(rows, [0, 2, 1, 3, 4]),
+                      [1, side * (height + 1), side * (width + 1), depth])
+  tf.summary.image('filters', grid, max_outputs=1)
+
+
+def loss(logits, labels):
+  """Adds the total loss: the cross entropy, averaged over the batch, plus all weight decay.
+
+  Both also go to the collection 'losses'.
+
+  Args:
+    logits: float32 of shape [n, 10], see `inference`.
+    labels: int32 or int64 of shape [n], 0..9.
+
+  Returns:
+    A float32 scalar.
+  """
+  cross_entropies = tf.nn.sparse_softmax_cross_entropy_with_logits(
+      labels=labels, logits=logits, name='cross_entropy_per_example')
+  tf.add_to_collection('losses', tf.reduce_mean(cross_entropies, name='cross_entropy'))
+  return tf.add_n(tf.get_collection('losses'), name='total_loss')
+
+
+def train(total_loss, global_step):
+  """Adds one step of training: gradient descent, then the moving averages of the variables.
+
+  Args:
+    total_loss: a float32 scalar, see `loss`.
+    global_step: an integer variable, counted up by one each step.
+
+  Returns:
+    The op that does all of it.
+  """
+  with tf.name_scope('schedule'):
+    steps_per_epoch = NUM_EXAMPLES_PER_EPOCH_FOR_TRAIN / FLAGS.batch_size
+    learning_rate = tf.train.exponential_decay(
+        INITIAL_LEARNING_RATE, global_step, int(steps_per_epoch * NUM_EPOCHS_PER_DECAY),
+        LEARNING_RATE_DECAY_FACTOR, staircase=True)
+  tf.summary.scalar('learning_rate', learning_rate)
+
+  with tf.control_dependencies([_loss_summaries(total_loss)]):
+    optimizer = tf.train.GradientDescentOptimizer(learning_rate)
+    gradients = optimizer.compute_gradients(total_loss)
+  apply_gradients = optimizer.apply_gradients(gradients, global_step=global_step)
+
+  for gradient, variable in gradients:
+    tf.summary.histogram(variable.op.name + '/values', variable)
+    tf.summary.histogram(variable.op.name + '/gradients', gradient)
+
+  # Evaluating the averages in place of the variables themselves is worth about three points.
+  with tf.control_dependencies([apply_gradients]), tf.name_scope('moving_averages'):
+    averages = tf.train.ExponentialMovingAverage(MOVING_AVERAGE_DECAY,
+                                                 num_updates=global_step.read_value())
+    return averages.apply(tf.trainable_variables())
+
+
+def _loss_summaries(total_loss):
+  """Adds each loss as a scalar, as it is and smoothed, and returns the op that smooths them."""
+  losses = tf.get_collection('losses') + [total_loss]
+
+  # The averages belong to this process, not to the model: local variables are not in checkpoints.
+  def local(getter, *args, **kwargs):
+    return getter(*args, **dict(kwargs, collections=[tf.GraphKeys.LOCAL_VARIABLES]))
+
+  with tf.name_scope('losses'):
+    values = tf.stack(losses, name='all')
+    averages = tf.train.ExponentialMovingAverage(0.9, zero_debias=True)
+    with tf.variable_scope(tf.get_variable_scope(), custom_getter=local,
+                           auxiliary_name_scope=False):
+      update = averages.apply([values])
+    with tf.control_dependencies([update]):
+      smoothed = tf.unstack(averages.average(values).read_value())
+    for value, average in zip(losses, smoothed):
+      tf.summary.scalar(value.op.name + '/raw', value)
+      tf.summary.scalar(value.op.name + '/average', average)
+  return update

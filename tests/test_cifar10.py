@@ -1,0 +1,316 @@
+import numpy as np
+import pytest
+import tensorflow.compat.v1 as tf
+
+import cifar10
+import cifar10_dataset
+import numpy_network
+from cifar10_console import UserError
+
+FLAGS = cifar10.FLAGS
+
+SHAPES = {
+    'conv1/weights': [5, 5, 3, 64], 'conv1/biases': [64],
+    'conv2/weights': [5, 5, 64, 64], 'conv2/biases': [64],
+    'local3/weights': [2304, 384], 'local3/biases': [384],
+    'local4/weights': [384, 192], 'local4/biases': [192],
+    'softmax_linear/weights': [192, 10], 'softmax_linear/biases': [10],
+}
+
+
+@pytest.fixture
+def images():
+  return np.random.RandomState(0).normal(size=[16, 24, 24, 3]).astype(np.float32)
+
+
+@pytest.fixture
+def labels():
+  return np.arange(16, dtype=np.int32) % 10
+
+
+def _build(images, labels):
+  """The whole training graph on fixed images; returns the loss and the training op."""
+  global_step = tf.train.get_or_create_global_step()
+  loss = cifar10.loss(cifar10.inference(tf.constant(images)), tf.constant(labels))
+  return loss, cifar10.train(loss, global_step)
+
+
+@pytest.fixture
+def session(images, labels):
+  """A session with the training graph, initialised, with `loss` and `train_op`."""
+  with tf.Session() as session:
+    session.loss, session.train_op = _build(images, labels)
+    session.run([tf.global_variables_initializer(), tf.local_variables_initializer()])
+    yield session
+
+
+def _values(session, suffix=''):
+  variables = {v.op.name: v for v in tf.global_variables()}
+  return session.run({name: variables[name + suffix] for name in SHAPES})
+
+
+def test_constants_are_the_tutorials():
+  assert FLAGS.batch_size == 128
+  assert cifar10.IMAGE_SIZE == 24
+  assert cifar10.NUM_CLASSES == 10
+  assert cifar10.NUM_EXAMPLES_PER_EPOCH_FOR_TRAIN == 50000
+  assert cifar10.NUM_EXAMPLES_PER_EPOCH_FOR_EVAL == 10000
+  assert cifar10.MOVING_AVERAGE_DECAY == 0.9999
+  assert cifar10.NUM_EPOCHS_PER_DECAY == 350.0
+  assert cifar10.LEARNING_RATE_DECAY_FACTOR == 0.1
+  assert cifar10.INITIAL_LEARNING_RATE == 0.1
+  assert cifar10.TOWER_NAME == 'tower'
+  assert cifar10.DATA_URL == 'https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz'
+
+
+def test_network_has_the_variables_and_parameters_of_the_tutorial(session):
+  assert {v.op.name: v.shape.as_list() for v in tf.trainable_variables()} == SHAPES
+  assert sum(v.shape.num_elements() for v in tf.trainable_variables()) == 1068298
+  assert {v.device for v in tf.trainable_variables()} == {'/device:CPU:0'}
+
+
+def test_checkpoint_has_the_keys_of_the_tutorial(session, tmp_path):
+  path = tf.train.Saver().save(session, str(tmp_path / 'model.ckpt'))
+  reader = tf.train.load_checkpoint(path)
+  expected = dict(SHAPES, global_step=[])
+  expected.update({k + '/ExponentialMovingAverage': shape for k, shape in SHAPES.items()})
+  assert reader.get_variable_to_shape_map() == expected
+  assert reader.get_variable_to_dtype_map()['global_step'] == tf.int64
+
+
+def test_initial_weights_are_truncated_normal(session):
+  values = _values(session)
+  stddevs = {'conv1': 5e-2, 'conv2': 5e-2, 'local3': 0.04, 'local4': 0.04, 'softmax_linear': 1 / 192}
+  # Cutting a normal distribution at two standard deviations leaves 0.8796 of the deviation.
+  for layer, stddev in stddevs.items():
+    weights = values[layer + '/weights']
+    error = 5 * stddev / weights.size ** 0.5
+    assert abs(weights.mean()) < error
+    assert abs(weights.std() - 0.8796 * stddev) < error
+    assert 1.9 * stddev < abs(weights).max() <= 2 * stddev * 1.00001
+
+
+def test_initial_biases(session):
+  values = _values(session)
+  biases = {'conv1': 0.0, 'conv2': 0.1, 'local3': 0.1, 'local4': 0.1, 'softmax_linear': 0.0}
+  for layer, value in biases.items():
+    np.testing.assert_array_equal(values[layer + '/biases'], np.float32(value))
+
+
+def test_logits_are_those_of_a_numpy_network(session, images):
+  # Other values than the initial ones, so that each bias and each channel counts.
+  random = np.random.RandomState(1)
+  for variable in tf.trainable_variables():
+    shape = variable.shape.as_list()
+    scale = 0.1 if len(shape) == 1 else (2 / np.prod(shape[:-1])) ** 0.5
+    variable.load(random.normal(scale=scale, size=shape), session)
+  actual = session.run('softmax_linear/softmax_linear:0')
+  expected = numpy_network.logits(images, _values(session))
+  assert expected.std() > 0.3
+  np.testing.assert_allclose(actual, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_normalisation_matters_in_the_comparison_with_numpy():
+  # With values as large as these, leaving it out, or a wrong alpha or beta, would show.
+  x = np.random.RandomState(0).normal(scale=30, size=[2, 6, 6, 64]).astype(np.float32)
+  with tf.Session() as session:
+    actual = session.run(cifar10._normalize(tf.constant(x), 'norm'))
+  expected = numpy_network._lrn(x)
+  assert np.max(abs(expected - x)) > 5
+  np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_batch_size_may_be_unknown_when_the_graph_is_built(images):
+  placeholder = tf.placeholder(tf.float32, [None, 24, 24, 3])
+  logits = cifar10.inference(placeholder)
+  assert logits.shape.as_list() == [None, 10]
+  with tf.Session() as session:
+    session.run(tf.global_variables_initializer())
+    whole = session.run(logits, {placeholder: images})
+    part = session.run(logits, {placeholder: images[:3]})
+  np.testing.assert_allclose(part, whole[:3], atol=1e-5)
+
+
+def test_one_image_takes_the_multiply_adds_of_the_tutorial(session):
+  graph = tf.get_default_graph()
+  total = 0
+  for op in graph.get_operations():
+    if op.name.startswith('gradients'):
+      continue
+    if op.type == 'Conv2D':
+      total += op.inputs[1].shape.num_elements() * op.outputs[0].shape[1:3].num_elements()
+    elif op.type == 'MatMul':
+      total += op.inputs[1].shape.num_elements()
+  # conv1 2,764,800; conv2 14,745,600; local3 884,736; local4 73,728; softmax_linear 1,920.
+  assert total == 18470784
+
+
+def test_loss_is_cross_entropy_plus_weight_decay(session, images, labels):
+  values = _values(session)
+  logits = numpy_network.logits(images, values).astype(np.float64)
+  log_softmax = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+  cross_entropy = -log_softmax[np.arange(16), labels].mean()
+  # l2_loss is half the sum of squares.
+  decays = [0.004 * (values[layer + '/weights'].astype(np.float64) ** 2).sum() / 2
+            for layer in ('local3', 'local4')]
+  actual = session.run(session.loss)
+  np.testing.assert_allclose(actual, cross_entropy + sum(decays), rtol=1e-5)
+  # As the tutorial reports for step 0.
+  assert 4.5 < actual < 4.8
+  collected = session.run(tf.get_collection('losses'))
+  np.testing.assert_allclose(sorted(collected), sorted(decays + [cross_entropy]), rtol=1e-5)
+
+
+def test_step_is_gradient_descent_with_rate_a_tenth(session):
+  variables = tf.trainable_variables()
+  before, gradients = session.run([variables, tf.gradients(session.loss, variables)])
+  session.run(session.train_op)
+  for old, gradient, new in zip(before, gradients, session.run(variables)):
+    assert np.any(gradient)
+    np.testing.assert_allclose(new, old - np.float32(0.1) * gradient, rtol=1e-5, atol=1e-7)
+  assert session.run(tf.train.get_global_step()) == 1
+
+
+def test_moving_averages_follow_the_updated_variables(session):
+  expected = _values(session)
+  # Each average starts as its variable does.
+  for name, value in _values(session, '/ExponentialMovingAverage').items():
+    np.testing.assert_array_equal(value, expected[name])
+  for step in range(1, 4):
+    session.run(session.train_op)
+    # Early on the average is quicker to follow: the decay is at most (1 + step) / (10 + step).
+    decay = min(0.9999, (1.0 + step) / (10.0 + step))
+    for name, value in _values(session).items():
+      expected[name] = decay * expected[name] + (1 - decay) * value
+    for name, value in _values(session, '/ExponentialMovingAverage').items():
+      np.testing.assert_allclose(value, expected[name], rtol=1e-4, atol=1e-6)
+
+
+def test_moving_average_decay_ends_at_its_limit(session):
+  tf.train.get_global_step().load(10 ** 6, session)
+  before = _values(session, '/ExponentialMovingAverage')
+  tf.trainable_variables()[0].load(before['conv1/weights'] + 1000.0, session)
+  session.run(session.train_op)
+  after = _values(session, '/ExponentialMovingAverage')
+  difference = after['conv1/weights'] - before['conv1/weights']
+  np.testing.assert_allclose(difference, 1000.0 * 1e-4, rtol=0.01)
+
+
+@pytest.mark.parametrize('batch_size, step, rate', [
+    (128, 0, 0.1),
+    # 350 epochs of 50,000 images in batches of 128 are 136,718.75 steps.
+    (128, 136717, 0.1),
+    (128, 136718, 0.01),
+    (128, 2 * 136718 - 1, 0.01),
+    (128, 2 * 136718, 0.001),
+    (64, 136718, 0.1),
+    (64, 273437, 0.01),
+])
+def test_learning_rate_falls_tenfold_every_350_epochs(images, labels, batch_size, step, rate):
+  FLAGS.batch_size = batch_size
+  _build(images, labels)
+  with tf.Session() as session:
+    tf.train.get_global_step().load(step, session)
+    summary = tf.Summary.FromString(session.run('learning_rate:0'))
+  np.testing.assert_allclose(summary.value[0].simple_value, rate, rtol=1e-6)
+
+
+def test_summaries_have_readable_names(session):
+  tags = {value.tag: value
+          for value in tf.Summary.FromString(session.run(tf.summary.merge_all())).value}
+  histograms = {tag for tag, value in tags.items() if value.HasField('histo')}
+  layers = ['conv1', 'conv2', 'local3', 'local4', 'softmax_linear']
+  assert histograms == ({name + '/values' for name in SHAPES}
+                        | {name + '/gradients' for name in SHAPES}
+                        | {layer + '/activations' for layer in layers})
+  losses = ['cross_entropy', 'local3/weight_loss', 'local4/weight_loss', 'total_loss']
+  assert tags.keys() - histograms == (
+      {'learning_rate', 'conv1/filters/image'}
+      | {layer + '/sparsity' for layer in layers}
+      | {'losses/%s/%s' % (loss, kind) for loss in losses for kind in ('raw', 'average')})
+
+
+def test_sparsity_is_the_fraction_of_zeros(session):
+  activations = session.run('local3/local3:0')
+  [serialized] = session.run(['local3/sparsity:0'])
+  sparsity = tf.Summary.FromString(serialized).value[0].simple_value
+  np.testing.assert_allclose(sparsity, np.mean(activations == 0), rtol=1e-6)
+  assert 0 < sparsity < 1
+
+
+def test_averaged_losses_forget_a_tenth_each_step(session):
+  average = 0.0
+  for step in range(1, 5):
+    merged, _ = session.run([tf.summary.merge_all(), session.train_op])
+    scalars = {value.tag: value.simple_value for value in tf.Summary.FromString(merged).value}
+    average = 0.9 * average + 0.1 * scalars['losses/total_loss/raw']
+    # An average that starts from nothing lacks 0.9 ** step of its weight.
+    np.testing.assert_allclose(scalars['losses/total_loss/average'], average / (1 - 0.9 ** step),
+                               rtol=1e-4)
+
+
+def test_filters_are_drawn_in_one_grid(session):
+  kernel = np.zeros([5, 5, 3, 64], np.float32)
+  kernel[:, :, 0, 0] = kernel[:, :, 1, 7] = kernel[:, :, 2, 8] = 1.0
+  tf.trainable_variables()[0].load(kernel, session)
+  serialized = session.run('conv1/filters:0')
+  image = tf.Summary.FromString(serialized).value[0].image
+  assert (image.height, image.width) == (48, 48)
+  expected = np.zeros([48, 48, 3])
+  expected[0:5, 0:5, 0] = 255    # The first filter is at the top left,
+  expected[0:5, 42:47, 1] = 255  # the eighth ends the first row,
+  expected[6:11, 0:5, 2] = 255   # and the ninth begins the second.
+  np.testing.assert_array_equal(session.run(tf.image.decode_png(image.encoded_image_string)),
+                                expected)
+
+
+def test_each_layer_is_one_box_in_the_graph():
+  images, labels = tf.zeros([8, 24, 24, 3], name='images'), tf.zeros([8], tf.int32, name='labels')
+  loss = cifar10.loss(cifar10.inference(images), labels)
+  cifar10.train(loss, tf.train.get_or_create_global_step())
+  boxes = {op.name.split('/')[0] for op in tf.get_default_graph().get_operations()}
+  assert boxes == {
+      'images', 'labels', 'conv1', 'pool1', 'norm1', 'conv2', 'norm2', 'pool2', 'local3', 'local4',
+      'softmax_linear', 'cross_entropy_per_example', 'cross_entropy', 'total_loss', 'losses',
+      'gradients', 'GradientDescent', 'global_step', 'learning_rate', 'moving_averages',
+      'schedule', 'Const'}
+
+
+@pytest.mark.parametrize('switch', [tf.enable_v2_behavior, tf.disable_resource_variables])
+def test_builders_work_whatever_behaviour_the_caller_chose(switch, images, labels):
+  switch()
+  try:
+    with tf.Graph().as_default(), tf.Session() as session:
+      loss, train_op = _build(images, labels)
+      session.run([tf.global_variables_initializer(), tf.local_variables_initializer()])
+      first = session.run(loss)
+      for _ in range(20):
+        session.run(train_op)
+      assert session.run(loss) < first - 0.1
+  finally:
+    tf.disable_v2_behavior()
+    tf.enable_resource_variables()
+
+
+def test_directories_of_the_synthetic_set_are_apart():
+  assert cifar10.directory('data_dir') == 'cifar10/data'
+  FLAGS.synthetic = True
+  assert cifar10.directory('data_dir') == 'cifar10/synthetic/data'
+  FLAGS(['pytest', '--synthetic', '--data_dir=elsewhere'])
+  assert cifar10.directory('data_dir') == 'elsewhere'
+
+
+@pytest.mark.parametrize('flags, sentence', [
+    (['--data_dir=nowhere'], 'There is no folder nowhere'),
+    (['--data_dir=.'], 'There is no data set in ., which is not empty either'),
+    (['--synthetic', '--data_dir=.'], '--synthetic and --data_dir=. name two data sets'),
+])
+def test_data_set_is_fetched_only_into_a_place_that_was_meant(
+    flags, sentence, tmp_path, monkeypatch):
+  (tmp_path / 'letter.txt').write_text('mine')
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setattr(cifar10_dataset, 'DATA_URL', 'http://127.0.0.1:9/refused')
+  FLAGS(['pytest'] + flags)
+  with pytest.raises(UserError, match=sentence):
+    cifar10.maybe_download_and_extract()
+  assert [path.name for path in tmp_path.iterdir()] == ['letter.txt']
