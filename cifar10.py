@@ -268,7 +268,8 @@ def train(total_loss, global_step):
 
   for gradient, variable in gradients:
     tf.summary.histogram(variable.op.name + '/values', variable)
-    tf.summary.histogram(variable.op.name + '/gradients', gradient)
+    if gradient is not None:
+      tf.summary.histogram(variable.op.name + '/gradients', gradient)
 
   # Evaluating the averages in place of the variables themselves is worth about three points.
   with tf.control_dependencies([apply_gradients]), tf.name_scope('moving_averages'):

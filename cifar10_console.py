@@ -4,6 +4,7 @@ Every script ends in `cifar10_console.run(main)`. Whatever a person can put righ
 `UserError`; anything else that escapes is a bug and keeps its traceback.
 """
 
+import datetime
 import os
 import sys
 import time
@@ -46,6 +47,11 @@ def run(main):
   app.run(reported, flags_parser=_parse_flags)
 
 
+def log(message):
+  """Prints a line that begins with the time, as people's scripts expect it."""
+  print('%s: %s' % (datetime.datetime.now().strftime('%Y-%m-%d %H:%M:%S.%f'), message))
+
+
 def _parse_flags(argv):
   try:
     positional = flags.FLAGS(argv)[1:]
@@ -76,12 +82,12 @@ class Progress:
       scale: how many of the counted items make one unit.
     """
     self._what, self._total, self._unit, self._scale = what, total, unit, scale
-    self._start = time.time()
+    self._start = time.perf_counter()
     self._shown = 0.0
 
   def update(self, done):
     """Shows that `done` items are done; at most ten times a second."""
-    now = time.time()
+    now = time.perf_counter()
     finished = done == self._total
     if not sys.stdout.isatty() or (now - self._shown < 0.1 and not finished):
       return

@@ -98,19 +98,21 @@ def distort(images):
     _, height, width, depth = images.shape.as_list()
 
     # Which rows and columns of each image to take, of shape [n, 24]. A flip is columns backwards.
-    rows = tf.random_uniform([n, 1], 0, height - IMAGE_SIZE + 1, tf.int32) + tf.range(IMAGE_SIZE)
-    columns = tf.random_uniform([n, 1], 0, width - IMAGE_SIZE + 1, tf.int32) + tf.range(IMAGE_SIZE)
+    top = tf.random_uniform([n, 1], 0, height - IMAGE_SIZE + 1, tf.int32)
+    left = tf.random_uniform([n, 1], 0, width - IMAGE_SIZE + 1, tf.int32)
     flip = tf.random_uniform([n], 0, 2, tf.int32) > 0
+    rows = top + tf.range(IMAGE_SIZE)
+    columns = left + tf.range(IMAGE_SIZE)
     columns = tf.where(flip, columns[:, ::-1], columns)
     crops = tf.gather(images, rows, axis=1, batch_dims=1)
     crops = tf.gather(crops, columns, axis=2, batch_dims=1)
     crops.set_shape([images.shape[0], IMAGE_SIZE, IMAGE_SIZE, depth])
 
-    floats = tf.cast(crops, tf.float32)
-    floats += tf.random_uniform([n, 1, 1, 1], -_MAX_BRIGHTNESS_DELTA, _MAX_BRIGHTNESS_DELTA)
+    brightness = tf.random_uniform([n, 1, 1, 1], -_MAX_BRIGHTNESS_DELTA, _MAX_BRIGHTNESS_DELTA)
+    contrast = tf.random_uniform([n, 1, 1, 1], _MIN_CONTRAST, _MAX_CONTRAST)
+    floats = tf.cast(crops, tf.float32) + brightness
     means = tf.reduce_mean(floats, axis=[1, 2], keepdims=True)
-    floats = (floats - means) * tf.random_uniform([n, 1, 1, 1], _MIN_CONTRAST, _MAX_CONTRAST) + means
-    return tf.image.per_image_standardization(floats)
+    return tf.image.per_image_standardization((floats - means) * contrast + means)
 
 
 def center(images):

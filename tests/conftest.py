@@ -1,7 +1,6 @@
 """What the tests share: data sets that they make themselves, the flags, and the scripts."""
 
 import os
-import subprocess
 import sys
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -46,21 +45,10 @@ def data_dir(tmp_path_factory):
 
 @pytest.fixture(scope='session')
 def small_data_dir(tmp_path_factory):
-  """A synthetic data set of 100 images a file, with a folder that a test may damage a copy of."""
+  """A synthetic data set of 100 images a file."""
   path = tmp_path_factory.mktemp('small_data')
   cifar10_dataset.write_synthetic(str(path), records_per_file=100)
   return str(path)
-
-
-@pytest.fixture
-def run_script(tmp_path):
-  """Runs a script as a user does, in an empty directory, and returns the finished process."""
-  def run(name, *args, timeout=300):
-    # Chatter is kept away by the script, not by the environment of the tests.
-    environment = {k: v for k, v in os.environ.items() if k != 'TF_CPP_MIN_LOG_LEVEL'}
-    return subprocess.run([sys.executable, os.path.join(ROOT, name), *args], cwd=tmp_path,
-                          env=environment, capture_output=True, text=True, timeout=timeout)
-  return run
 
 
 @pytest.fixture

@@ -1,5 +1,7 @@
 """The network in numpy, written from its description, to compare the graph with."""
 
+import functools
+
 import numpy as np
 
 
@@ -30,17 +32,21 @@ def read(path):
 
 
 def _conv(x, kernel):
-  _, height, width, _ = x.shape
+  count, height, width, depth = x.shape
   padded = np.pad(x, [(0, 0), (2, 2), (2, 2), (0, 0)])
-  return sum(padded[:, i:i + height, j:j + width] @ kernel[i, j]
-             for i in range(5) for j in range(5))
+  out = np.zeros([count * height * width, kernel.shape[3]], x.dtype)
+  for i in range(5):
+    for j in range(5):
+      out += padded[:, i:i + height, j:j + width].reshape(-1, depth) @ kernel[i, j]
+  return out.reshape(count, height, width, -1)
 
 
 def _pool(x):
   """3x3, stride 2. An even side needs one row of padding, which SAME puts at the end."""
   _, height, width, _ = x.shape
   padded = np.pad(x, [(0, 0), (0, 1), (0, 1), (0, 0)], constant_values=-np.inf)
-  return np.max([padded[:, i:i + height:2, j:j + width:2] for i in range(3) for j in range(3)], 0)
+  return functools.reduce(np.maximum, [padded[:, i:i + height:2, j:j + width:2]
+                                       for i in range(3) for j in range(3)])
 
 
 def _lrn(x):

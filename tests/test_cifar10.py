@@ -80,7 +80,8 @@ def test_checkpoint_has_the_keys_of_the_tutorial(session, tmp_path):
 
 def test_initial_weights_are_truncated_normal(session):
   values = _values(session)
-  stddevs = {'conv1': 5e-2, 'conv2': 5e-2, 'local3': 0.04, 'local4': 0.04, 'softmax_linear': 1 / 192}
+  stddevs = {'conv1': 5e-2, 'conv2': 5e-2, 'local3': 0.04, 'local4': 0.04,
+             'softmax_linear': 1 / 192}
   # Cutting a normal distribution at two standard deviations leaves 0.8796 of the deviation.
   for layer, stddev in stddevs.items():
     weights = values[layer + '/weights']

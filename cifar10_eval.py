@@ -1,0 +1,141 @@
+"""Evaluates the checkpoints of a training run, one after the other: precision @ 1.
+
+  python cifar10_eval.py
+
+Beside a training script it evaluates each new checkpoint until the training has ended;
+with --run_once only the latest.
+"""
+
+import cifar10_quiet  # noqa: F401, before TensorFlow
+
+import numpy as np
+import tensorflow.compat.v1 as tf
+
+import cifar10
+import cifar10_console
+import cifar10_run
+from cifar10_console import UserError
+
+FLAGS = tf.app.flags.FLAGS
+
+tf.app.flags.DEFINE_string('eval_dir', 'cifar10/eval', 'Directory for the event files.')
+tf.app.flags.DEFINE_enum('eval_data', 'test', ['test', 'train_eval'],
+                         'The images: those for testing, or those trained on.')
+tf.app.flags.DEFINE_string('checkpoint_dir', 'cifar10/train', 'Directory with the checkpoints.')
+tf.app.flags.DEFINE_integer('eval_interval_secs', 300, 'Seconds from the start of one evaluation '
+                            'to the next, at least.', lower_bound=0)
+tf.app.flags.DEFINE_integer('num_examples', 10000, 'Images to evaluate, at most.', lower_bound=1)
+tf.app.flags.DEFINE_boolean('run_once', False, 'Evaluate the latest checkpoint and end.')
+tf.app.flags.DEFINE_boolean('use_moving_averages', True, 'Evaluate the moving averages of the '
+                            'variables; false takes the variables themselves.')
+# For --help.
+tf.app.flags.adopt_module_key_flags(cifar10)
+
+
+def evaluate():
+  """Builds the graph and evaluates checkpoints until the last."""
+  checkpoint_dir = cifar10.directory('checkpoint_dir')
+  cifar10_run.check_data_set(checkpoint_dir, FLAGS.synthetic)
+
+  with tf.Graph().as_default() as graph:
+    global_step = tf.train.get_or_create_global_step()
+    with tf.device('/cpu:0'):
+      images, labels = cifar10.inputs(FLAGS.eval_data)
+    logits = cifar10.inference(images)
+    # Not tf.nn.in_top_k, which counts a tie as right: a network that says the same for all
+    # classes would be perfect.
+    correct = tf.equal(tf.argmax(logits, 1, output_type=tf.int32), labels)
+    summary_op = tf.summary.merge_all()
+
+    averages = tf.train.ExponentialMovingAverage(cifar10.MOVING_AVERAGE_DECAY)
+    if FLAGS.use_moving_averages:
+      variables = averages.variables_to_restore(tf.trainable_variables())
+    else:
+      variables = {v.op.name: v for v in tf.trainable_variables()}
+    variables[global_step.op.name] = global_step
+    saver = tf.train.Saver(variables)
+
+    checkpoints = _checkpoints(checkpoint_dir)
+    with tf.summary.FileWriter(_eval_dir(), graph) as writer:
+      for checkpoint in checkpoints:
+        cifar10_run.check_fits(checkpoint, variables)
+        with tf.Session(config=cifar10_run.session_config()) as session:
+          saver.restore(session, checkpoint)
+          step = session.run(global_step)
+          precision, summary = _evaluate_once(session, correct, summary_op)
+        cifar10_console.log('precision @ 1 = %.3f' % precision)
+        writer.add_summary(summary, step)
+        writer.add_summary(_precision_summary(precision), step)
+        writer.flush()
+
+        run = cifar10_run.read(checkpoint_dir)
+        if FLAGS.run_once or (run and step >= run['flags']['max_steps']):
+          break
+
+
+def _eval_dir():
+  eval_dir = cifar10.directory('eval_dir')
+  try:
+    tf.gfile.MakeDirs(eval_dir)
+  except tf.errors.OpError as error:
+    raise UserError('Cannot write to %s (%s): name another directory with --eval_dir.'
+                    % (eval_dir, error.message)) from error
+  return eval_dir
+
+
+def _checkpoints(checkpoint_dir):
+  """Returns an iterator: the path of the latest checkpoint, and again whenever there is a new one.
+
+  Raises:
+    UserError: there is none, and --run_once asks not to wait for one.
+  """
+  if not tf.train.latest_checkpoint(checkpoint_dir):
+    if FLAGS.run_once:
+      raise UserError('There is no checkpoint in %s: train first, or name the directory of a run '
+                      'with --checkpoint_dir.' % checkpoint_dir)
+    print('No checkpoint in %s yet: waiting for one.' % checkpoint_dir)
+  return tf.train.checkpoints_iterator(checkpoint_dir, FLAGS.eval_interval_secs)
+
+
+def _evaluate_once(session, correct, summary_op):
+  """Runs the input once through.
+
+  Args:
+    session: a session with the variables restored.
+    correct: booleans of shape [None], for each image of a batch whether its class is recognised.
+    summary_op: the merged summaries; they are taken on the first batch.
+
+  Returns:
+    The fraction of recognised images, and the serialised summary.
+  """
+  coordinator = tf.train.Coordinator()
+  threads = tf.train.start_queue_runners(session, coordinator)
+  recognised, summary = session.run([correct, summary_op])
+  try:
+    while len(recognised) < FLAGS.num_examples:
+      recognised = np.append(recognised, session.run(correct))
+  except tf.errors.OutOfRangeError:
+    pass  # These were all.
+  finally:
+    coordinator.request_stop()
+    coordinator.join(threads)
+  return np.mean(recognised[:FLAGS.num_examples]), summary
+
+
+def _precision_summary(precision):
+  name = 'precision @ 1'
+  if not FLAGS.use_moving_averages:
+    name += ' without moving averages'
+  return tf.Summary(value=[tf.Summary.Value(tag=name, simple_value=precision)])
+
+
+def main():
+  cifar10.maybe_download_and_extract()
+  evaluate()
+
+
+if __name__ == '__main__':
+  tf.disable_v2_behavior()
+  # Graph mode's first variables are read at no defined moment of a step; these are.
+  tf.enable_resource_variables()
+  cifar10_console.run(main)

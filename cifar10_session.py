@@ -1,0 +1,177 @@
+"""What the training scripts share around `session.run`.
+
+Their flags, the log line, checkpoints and summaries, resuming, and stopping. What a step computes
+is in the scripts and in `cifar10.py`.
+"""
+
+import contextlib
+import math
+import signal
+import sys
+import threading
+import time
+
+import tensorflow.compat.v1 as tf
+
+import cifar10
+import cifar10_console
+import cifar10_run
+from cifar10_console import UserError
+
+FLAGS = tf.app.flags.FLAGS
+
+tf.app.flags.DEFINE_string('train_dir', 'cifar10/train',
+                           'Directory for checkpoints and event files. A run that is there is '
+                           'resumed.')
+tf.app.flags.DEFINE_integer('max_steps', 100000, 'Batches to train on, those before a resumption '
+                            'included.', lower_bound=1)
+tf.app.flags.DEFINE_integer('log_frequency', 10, 'Steps from one log line to the next.',
+                            lower_bound=1)
+tf.app.flags.DEFINE_integer('save_checkpoint_secs', 600, 'Seconds from one checkpoint to the next.',
+                            lower_bound=1)
+tf.app.flags.DEFINE_integer('save_summaries_steps', 100, 'Steps from one summary for TensorBoard '
+                            'to the next; 0 writes none.', lower_bound=0)
+tf.app.flags.DEFINE_boolean('log_device_placement', False, 'Tell on which device each op runs.')
+tf.app.flags.DEFINE_boolean('restart', False, 'Delete the run in --train_dir and start over.')
+
+
+@contextlib.contextmanager
+def training_session(loss, examples_per_step):
+  """Opens the session for training on the graph built so far.
+
+  The session initialises or restores the variables, runs the input queues, logs, saves, and asks
+  to stop (`session.should_stop()`) after --max_steps, or after SIGINT or SIGTERM. On leaving it
+  the last checkpoint is written; after a signal the process then exits.
+
+  Args:
+    loss: a float32 scalar, to log and to watch.
+    examples_per_step: how many images one step takes.
+
+  Yields:
+    A `tf.train.MonitoredSession`.
+
+  Raises:
+    UserError: --train_dir cannot be used, or the loss is not finite.
+  """
+  train_dir = cifar10.directory('train_dir')
+  if FLAGS.restart:
+    cifar10_run.clear(train_dir)
+  checkpoint = tf.train.latest_checkpoint(train_dir)
+  if checkpoint:
+    cifar10_run.check_fits(checkpoint, {v.op.name: v for v in tf.global_variables()})
+  cifar10_run.start(train_dir, _flags())
+
+  stop = _StopHook(FLAGS.max_steps)
+  try:
+    with tf.train.MonitoredTrainingSession(
+        checkpoint_dir=train_dir,
+        # Before the hook that saves: a loss that is not finite leaves the last checkpoint as it is.
+        chief_only_hooks=[_LogHook(train_dir, loss, examples_per_step)],
+        hooks=[stop],
+        config=cifar10_run.session_config(FLAGS.log_device_placement),
+        save_checkpoint_secs=FLAGS.save_checkpoint_secs,
+        save_summaries_steps=FLAGS.save_summaries_steps,
+        log_step_count_steps=FLAGS.save_summaries_steps) as session:
+      yield session
+  finally:
+    stop.restore_handlers()
+  stop.exit_if_signalled()
+
+
+def _flags():
+  """Returns our own flags and their values, without those of the libraries."""
+  return {flag.name: flag.value for module, flags in FLAGS.flags_by_module_dict().items()
+          if module.startswith('cifar10') or module == sys.argv[0] for flag in flags}
+
+
+class _LogHook(tf.train.SessionRunHook):
+  """Prints where the run goes, then the log lines, and stops when the loss is not finite."""
+
+  def __init__(self, train_dir, loss, examples_per_step):
+    self._train_dir = train_dir
+    self._loss = loss
+    self._examples_per_step = examples_per_step
+
+  def begin(self):
+    self._global_step = tf.train.get_global_step()
+
+  def after_create_session(self, session, coord):
+    self._step = session.run(self._global_step)
+    if self._step >= FLAGS.max_steps:
+      print('%s has reached step %d: for more, raise --max_steps.' % (self._train_dir, self._step))
+    elif self._step:
+      print('Resuming %s from step %d.' % (self._train_dir, self._step))
+    else:
+      print('Training in %s.' % self._train_dir)
+    self._logged_step, self._logged_time = self._step, time.perf_counter()
+
+  def before_run(self, run_context):
+    return tf.train.SessionRunArgs(self._loss)
+
+  def after_run(self, run_context, run_values):
+    loss = run_values.results
+    if not math.isfinite(loss):
+      raise UserError('The loss is %s at step %d: the same command resumes from the checkpoint in '
+                      '%s; if it happens again, lower INITIAL_LEARNING_RATE in cifar10.py.'
+                      % (loss, self._step, self._train_dir))
+    if self._step % FLAGS.log_frequency == 0:
+      self._log(loss)
+    self._step += 1
+
+  def _log(self, loss):
+    now = time.perf_counter()
+    # This step is done, whatever its number says: the first has number 0.
+    steps = self._step + 1 - self._logged_step
+    secs_per_step = (now - self._logged_time) / steps
+    cifar10_console.log('step %d, loss = %.2f (%.1f examples/sec; %.3f sec/batch)'
+                        % (self._step, loss, self._examples_per_step / secs_per_step,
+                           secs_per_step))
+    self._logged_step, self._logged_time = self._step + 1, now
+
+
+class _StopHook(tf.train.StopAtStepHook):
+  """Asks to stop after the last step, or after the step during which a signal came."""
+
+  def __init__(self, last_step):
+    super().__init__(last_step=last_step)
+    self._signal = None
+    self._handlers = {}
+
+  def begin(self):
+    super().begin()
+    # Python lets only the main thread do this; in others the caller has its own way to stop.
+    if threading.current_thread() is threading.main_thread():
+      for number in (signal.SIGINT, signal.SIGTERM):
+        self._handlers[number] = signal.signal(number, self._note)
+
+  def _note(self, number, frame):
+    self._signal = signal.Signals(number)
+    # Who asks again does not want to wait.
+    self.restore_handlers()
+
+  def restore_handlers(self):
+    """Gives the signals back to whoever had them."""
+    for number, handler in self._handlers.items():
+      signal.signal(number, handler)
+    self._handlers = {}
+
+  def after_create_session(self, session, coord):
+    super().after_create_session(session, coord)
+    self._global_step = tf.train.get_global_step()
+    if session.run(self._global_step) >= self._last_step:
+      coord.request_stop()
+
+  def after_run(self, run_context, run_values):
+    super().after_run(run_context, run_values)
+    if self._signal:
+      run_context.request_stop()
+
+  def end(self, session):
+    self._step = session.run(self._global_step)
+
+  def exit_if_signalled(self):
+    """Ends the process with the conventional status, if it was a signal that ended the loop."""
+    if self._signal:
+      print('Stopped by %s after step %d; the same command goes on from there.'
+            % (self._signal.name, self._step))
+      sys.exit(128 + self._signal)

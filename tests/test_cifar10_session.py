@@ -1,0 +1,146 @@
+import os
+import re
+import signal
+
+import numpy as np
+import pytest
+import tensorflow.compat.v1 as tf
+
+import cifar10_run
+import cifar10_session
+from cifar10_console import UserError
+
+FLAGS = cifar10_session.FLAGS
+
+LINE = re.compile(r'\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{6}: step (\d+), loss = ([\d.]+) '
+                  r'\(([\d.]+) examples/sec; ([\d.]+) sec/batch\)')
+
+
+@pytest.fixture(autouse=True)
+def train_dir(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  FLAGS(['pytest', '--log_frequency=2'])
+  return tmp_path / 'cifar10' / 'train'
+
+
+def _train(max_steps, after_step=lambda step: None, loss_at=lambda step: 100.0 - step):
+  """Trains a network whose loss is told by its step; returns the last step."""
+  FLAGS.max_steps = max_steps
+  with tf.Graph().as_default():
+    global_step = tf.train.get_or_create_global_step()
+    tf.get_variable('weights', [3])
+    loss = tf.py_func(lambda step: np.float32(loss_at(step)), [global_step], tf.float32)
+    loss.set_shape([])
+    with tf.control_dependencies([loss]):
+      train_op = tf.assign_add(global_step, 1)
+    step = None
+    with cifar10_session.training_session(loss, examples_per_step=5) as session:
+      while not session.should_stop():
+        step = session.run(train_op)
+        after_step(step)
+  return step
+
+
+def _log(out):
+  return [(int(step), float(loss)) for step, loss, _, _ in LINE.findall(out)]
+
+
+def test_run_logs_saves_and_ends_at_the_last_step(train_dir, capsys):
+  assert _train(5) == 5
+  out = capsys.readouterr().out
+  assert out.startswith('Training in cifar10/train.\n')
+  assert _log(out) == [(0, 100.0), (2, 98.0), (4, 96.0)]
+  assert tf.train.latest_checkpoint(str(train_dir)).endswith('model.ckpt-5')
+  assert [name for name in os.listdir(train_dir) if name.startswith('events.')]
+
+
+def test_speed_is_the_mean_since_the_last_line(capsys, monkeypatch):
+  clock = [1000.0]
+
+  def loss_at(step):
+    clock[0] += [0.5, 0.5, 0.5, 1.0, 2.0][step]
+    return 1.0
+
+  monkeypatch.setattr(cifar10_session.time, 'perf_counter', lambda: clock[0])
+  _train(5, loss_at=loss_at)
+  lines = LINE.findall(capsys.readouterr().out)
+  # Step 0 alone; then steps 1 and 2; then 3 and 4 in three seconds, each with 5 examples.
+  assert [line[2:] for line in lines] == [('10.0', '0.500'), ('10.0', '0.500'), ('3.3', '1.500')]
+
+
+def test_second_start_resumes(train_dir, capsys):
+  _train(4)
+  capsys.readouterr()
+  assert _train(7) == 7
+  out = capsys.readouterr().out
+  assert out.startswith('Resuming cifar10/train from step 4.\n')
+  assert _log(out) == [(4, 96.0), (6, 94.0)]
+  record = cifar10_run.read(str(train_dir))
+  assert record['flags']['max_steps'] == 7
+  assert record['flags'].keys() >= {'batch_size', 'train_dir', 'log_frequency', 'synthetic'}
+  assert 'verbosity' not in record['flags']
+  assert len(record['earlier']) == 1
+
+
+def test_finished_run_takes_no_further_step(capsys):
+  _train(4)
+  capsys.readouterr()
+  assert _train(4) is None
+  assert capsys.readouterr().out == (
+      'cifar10/train has reached step 4: for more, raise --max_steps.\n')
+
+
+def test_restart_begins_at_step_0(train_dir, capsys):
+  _train(4)
+  (train_dir / 'notes.txt').write_text('mine')
+  FLAGS.restart = True
+  capsys.readouterr()
+  assert _train(2) == 2
+  assert capsys.readouterr().out.startswith('Training in cifar10/train.\n')
+  assert not list(train_dir.glob('model.ckpt-4*'))
+  assert (train_dir / 'notes.txt').read_text() == 'mine'
+
+
+def test_checkpoint_of_another_network_is_refused_and_kept(train_dir):
+  _train(4)
+  before = sorted(os.listdir(train_dir))
+  with tf.Graph().as_default():
+    loss = tf.reduce_sum(tf.get_variable('weights', [4]))
+    tf.train.get_or_create_global_step()
+    with pytest.raises(UserError, match=r'weights has shape \[3\] there and has shape \[4\] here'):
+      with cifar10_session.training_session(loss, examples_per_step=5):
+        pass
+  assert sorted(os.listdir(train_dir)) == before
+
+
+@pytest.mark.parametrize('bad', [float('nan'), float('inf')])
+def test_loss_that_is_not_finite_ends_the_run_with_the_last_checkpoint_kept(train_dir, bad):
+  _train(3)
+  handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+  with pytest.raises(UserError, match='The loss is (nan|inf) at step 5: '):
+    _train(10, loss_at=lambda step: bad if step == 5 else 1.0)
+  assert tf.train.latest_checkpoint(str(train_dir)).endswith('model.ckpt-3')
+  assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
+
+
+@pytest.mark.parametrize('number, status', [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signal_ends_the_run_after_the_step_with_a_checkpoint(train_dir, capsys, number, status):
+  before = signal.getsignal(number)
+  with pytest.raises(SystemExit) as exit_info:
+    _train(100, lambda step: signal.raise_signal(number) if step == 3 else None)
+  assert exit_info.value.code == status
+  assert signal.getsignal(number) is before
+  # The signal comes between two steps, so one more is taken.
+  assert capsys.readouterr().out.splitlines()[-1] == (
+      'Stopped by %s after step 4; the same command goes on from there.' % number.name)
+  assert tf.train.latest_checkpoint(str(train_dir)).endswith('model.ckpt-4')
+
+
+def test_second_control_c_stops_at_once():
+  def twice(step):
+    if step == 3:
+      signal.raise_signal(signal.SIGINT)
+      signal.raise_signal(signal.SIGINT)
+
+  with pytest.raises(KeyboardInterrupt):
+    _train(100, twice)

@@ -1,0 +1,282 @@
+"""The scripts as a user runs them: processes, in an empty directory."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+
+import numpy as np
+import pytest
+import tensorflow.compat.v1 as tf
+
+import cifar10_eval
+import numpy_network
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+TIME = r'\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{6}'
+STEP = TIME + r': step \d+, loss = \d+\.\d\d \(\d+\.\d examples/sec; \d+\.\d{3} sec/batch\)'
+PRECISION = TIME + r': precision @ 1 = \d\.\d{3}'
+FILLING = ('Filling queue with 20000 CIFAR images before starting to train. '
+           'This will take about a second.')
+
+
+def _environment():
+  # It is the scripts that keep TensorFlow quiet, not the environment of the tests.
+  return {k: v for k, v in os.environ.items() if k != 'TF_CPP_MIN_LOG_LEVEL'}
+
+
+def _run(cwd, script, *args):
+  return subprocess.run([sys.executable, os.path.join(ROOT, script), *args], cwd=cwd,
+                        env=_environment(), capture_output=True, text=True, timeout=300)
+
+
+def _precision(process):
+  assert (process.returncode, process.stderr) == (0, '')
+  assert re.fullmatch(PRECISION + '\n', process.stdout)
+  return float(process.stdout.split()[-1])
+
+
+@pytest.fixture(scope='module')
+def home(tmp_path_factory):
+  return tmp_path_factory.mktemp('home')
+
+
+@pytest.fixture(scope='module')
+def trained(home):
+  """The finished process of a training on the synthetic set, 1,000 steps."""
+  return _run(home, 'cifar10_train.py', '--synthetic', '--max_steps=1000', '--batch_size=32',
+              '--log_frequency=100')
+
+
+@pytest.fixture(scope='module')
+def run_dir(trained, home):
+  return home / 'cifar10' / 'synthetic'
+
+
+def test_training_prints_the_lines_of_the_contract_and_no_others(trained):
+  assert (trained.returncode, trained.stderr) == (0, '')
+  lines = trained.stdout.splitlines()
+  assert lines[:2] == [FILLING, 'Training in cifar10/synthetic/train.']
+  assert [re.match(TIME + r': step (\d+),', line).group(1) for line in lines[2:]] == [
+      str(step) for step in range(0, 1000, 100)]
+  assert all(re.fullmatch(STEP, line) for line in lines[2:])
+  losses = [float(line.split()[6]) for line in lines[2:]]
+  assert 4.5 < losses[0] < 4.8
+  assert losses[-1] < losses[0] - 1
+
+
+def test_everything_written_is_under_cifar10(trained, home, run_dir):
+  assert os.listdir(home) == ['cifar10']
+  assert os.listdir(home / 'cifar10') == ['synthetic']
+  assert {'data', 'train'} <= set(os.listdir(run_dir))
+  record = json.loads((run_dir / 'train' / 'run.json').read_text())
+  assert record['flags']['max_steps'] == 1000
+  assert record['flags']['batch_size'] == 32
+  assert record['tensorflow'] == tf.__version__
+
+
+@pytest.fixture(scope='module')
+def recognised(run_dir):
+  """For each test image whether numpy's network recognises it, by the suffix of the variables."""
+  reader = tf.train.load_checkpoint(str(run_dir / 'train' / 'model.ckpt-1000'))
+  keys = [key for key in reader.get_variable_to_shape_map() if re.search('(weights|biases)$', key)]
+  images, labels = numpy_network.read(run_dir / 'data' / 'cifar-10-batches-bin' / 'test_batch.bin')
+
+  def recognise(suffix, count):
+    variables = {key: reader.get_tensor(key + suffix) for key in keys}
+    logits = [numpy_network.logits(numpy_network.center(images[i:i + 100]), variables)
+              for i in range(0, count, 100)]
+    return np.concatenate(logits).argmax(1) == labels[:count]
+
+  return {'/ExponentialMovingAverage': recognise('/ExponentialMovingAverage', 10000),
+          '': recognise('', 1000)}
+
+
+@pytest.mark.parametrize('batch_size', [1, 7, 128, 10000])
+def test_each_of_the_10000_images_counts_once_at_every_batch_size(
+    batch_size, home, recognised, monkeypatch, capsys):
+  monkeypatch.chdir(home)
+  cifar10_eval.FLAGS(['cifar10_eval.py', '--synthetic', '--run_once',
+                      '--batch_size=%d' % batch_size])
+  evaluate_once = cifar10_eval._evaluate_once
+  precisions = []
+
+  def noted(*args):
+    precision, summary = evaluate_once(*args)
+    precisions.append(precision)
+    return precision, summary
+
+  monkeypatch.setattr(cifar10_eval, '_evaluate_once', noted)
+  cifar10_eval.evaluate()
+  [precision] = precisions
+  # Ten thousandths, and numpy's but for a rounding error that decides between two equal logits.
+  assert precision * 10000 == pytest.approx(round(precision * 10000), abs=1e-6)
+  assert precision == pytest.approx(np.mean(recognised['/ExponentialMovingAverage']), abs=0.0002)
+  assert capsys.readouterr().out.endswith('precision @ 1 = %.3f\n' % precision)
+
+
+def test_precision_is_well_above_chance(home, recognised):
+  precision = _precision(_run(home, 'cifar10_eval.py', '--synthetic', '--run_once'))
+  assert precision > 0.4
+  assert precision == pytest.approx(np.mean(recognised['/ExponentialMovingAverage']), abs=0.001)
+
+
+def test_plain_variables_can_be_evaluated_too(home, recognised, run_dir):
+  precision = _precision(_run(home, 'cifar10_eval.py', '--synthetic', '--run_once',
+                              '--use_moving_averages=false', '--num_examples=1000'))
+  assert np.any(recognised[''] != recognised['/ExponentialMovingAverage'][:1000])
+  assert precision == pytest.approx(np.mean(recognised['']), abs=0.0011)
+
+
+def test_num_examples_evaluates_the_first_ones(home, recognised):
+  # 200 is no multiple of the batch size, 128.
+  precision = _precision(_run(home, 'cifar10_eval.py', '--synthetic', '--run_once',
+                              '--num_examples=200'))
+  expected = np.mean(recognised['/ExponentialMovingAverage'][:200])
+  assert expected != np.mean(recognised['/ExponentialMovingAverage'][:256])
+  assert precision == pytest.approx(expected, abs=0.0001)
+
+
+def test_evaluation_ends_by_itself_when_training_has(trained, home):
+  _precision(_run(home, 'cifar10_eval.py', '--synthetic', '--num_examples=100',
+                  '--eval_interval_secs=1'))
+
+
+def test_second_start_resumes(trained, home):
+  process = _run(home, 'cifar10_train.py', '--synthetic', '--max_steps=1002', '--batch_size=32',
+                 '--log_frequency=1')
+  assert (process.returncode, process.stderr) == (0, '')
+  lines = process.stdout.splitlines()
+  assert lines[1] == 'Resuming cifar10/synthetic/train from step 1000.'
+  assert [re.search('step ([0-9]+)', line).group(1) for line in lines[2:]] == ['1000', '1001']
+
+
+def test_evaluation_follows_a_training_to_its_end(small_data_dir, tmp_path):
+  arguments = ['--data_dir=' + small_data_dir]
+  evaluation = subprocess.Popen(
+      [sys.executable, os.path.join(ROOT, 'cifar10_eval.py'), '--eval_interval_secs=0', *arguments],
+      cwd=tmp_path, env=_environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+  try:
+    assert evaluation.stdout.readline() == 'No checkpoint in cifar10/train yet: waiting for one.\n'
+    training = _run(tmp_path, 'cifar10_train.py', '--max_steps=20', '--batch_size=8', *arguments)
+    assert training.returncode == 0, training.stderr
+    out, _ = evaluation.communicate(timeout=120)
+  finally:
+    evaluation.kill()
+  assert evaluation.returncode == 0
+  lines = out.splitlines()
+  assert 1 <= len(lines) <= 2  # The checkpoint before the first step may have come and gone.
+  assert all(re.fullmatch(PRECISION, line) for line in lines)
+  [events] = (tmp_path / 'cifar10' / 'eval').iterdir()
+  steps = [event.step for event in tf.train.summary_iterator(str(events))
+           for value in event.summary.value if value.tag == 'precision @ 1']
+  assert steps[-1] == 20
+  assert len(steps) == len(lines)
+
+
+def test_control_c_saves_and_tells(small_data_dir, tmp_path):
+  process = subprocess.Popen(
+      [sys.executable, os.path.join(ROOT, 'cifar10_train.py'), '--data_dir=' + small_data_dir,
+       '--batch_size=8', '--log_frequency=1'],
+      cwd=tmp_path, env=_environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+  try:
+    while 'step 3,' not in process.stdout.readline():
+      assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+  finally:
+    process.kill()
+  assert (process.returncode, err) == (130, '')
+  last = re.fullmatch('Stopped by SIGINT after step ([0-9]+); the same command goes on from there.',
+                      out.splitlines()[-1])
+  assert tf.train.latest_checkpoint(str(tmp_path / 'cifar10' / 'train')).endswith(
+      'model.ckpt-' + last.group(1))
+
+
+@pytest.mark.parametrize('script, args, status, sentence', [
+    ('cifar10_train.py', ['--data_dir=nowhere'], 1, 'There is no folder nowhere: name the one'),
+    ('cifar10_train.py', ['--data_dir={damaged}'], 1, 'data_batch_4.bin has 5000 bytes, '),
+    ('cifar10_eval.py', ['--data_dir={damaged}', '--run_once'], 1, 'test_batch.bin is missing'),
+    ('cifar10_train.py', ['--data_dir={good}', '--train_dir=/dev/null/train'], 1,
+     'Cannot write to /dev/null/train (Not a directory): name another directory with --train_dir.'),
+    ('cifar10_eval.py', ['--data_dir={good}', '--run_once'], 1,
+     'There is no checkpoint in cifar10/train: train first'),
+    ('cifar10_eval.py', ['--data_dir={good}', '--eval_dir=/dev/null/eval'], 1,
+     'Cannot write to /dev/null/eval ('),
+    ('cifar10_eval.py', ['--data_dir={good}', '--eval_data=foo'], 2, 'flag --eval_data=foo: '),
+    ('cifar10_train.py', ['--data_dir={good}', '--batch_size=0'], 2, 'flag --batch_size=0: '),
+    ('cifar10_train.py', ['--data_dri={good}'], 2, "Unknown command line flag 'data_dri'."),
+])
+def test_bad_input_is_one_sentence_and_changes_nothing(
+    script, args, status, sentence, small_data_dir, tmp_path):
+  damaged = tmp_path / 'damaged'
+  damaged.mkdir()
+  for i in range(1, 6):
+    (damaged / ('data_batch_%d.bin' % i)).write_bytes(bytes(3073 if i != 4 else 5000))
+  before = sorted(str(path) for path in tmp_path.rglob('*'))
+  process = _run(tmp_path, script,
+                 *[arg.format(damaged=damaged, good=small_data_dir) for arg in args])
+  assert process.returncode == status
+  assert process.stderr.count('\n') == 1
+  assert process.stderr.startswith(script + ': ')
+  assert sentence in process.stderr
+  after = sorted(str(path) for path in tmp_path.rglob('*'))
+  assert after == before
+
+
+def test_tensorboard_lists_what_training_and_evaluation_wrote(trained, home):
+  _precision(_run(home, 'cifar10_eval.py', '--synthetic', '--run_once', '--num_examples=100'))
+  server = subprocess.Popen(
+      [sys.executable, '-m', 'tensorboard.main', '--logdir', 'cifar10', '--host', '127.0.0.1',
+       '--port', '0', '--load_fast', 'false'],
+      cwd=home, env=_environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+  try:
+    for line in server.stdout:
+      address = re.search(r'http://127\.0\.0\.1:\d+', line)
+      if address:
+        break
+
+    def get(path):
+      with urllib.request.urlopen(address.group() + '/data/' + path, timeout=30) as response:
+        return response.read()
+
+    deadline = time.time() + 60
+    tags = {}
+    while time.time() < deadline and not (
+        {'synthetic/train', 'synthetic/eval'} <= tags.get('scalars', {}).keys()):
+      time.sleep(0.5)
+      tags = {plugin: json.loads(get('plugin/%s/tags' % plugin))
+              for plugin in ('scalars', 'images', 'histograms')}
+    train, evaluation = 'synthetic/train', 'synthetic/eval'
+    assert {'learning_rate', 'losses/total_loss/raw', 'losses/total_loss/average',
+            'conv1/sparsity'} <= tags['scalars'][train].keys()
+    assert 'precision @ 1' in tags['scalars'][evaluation]
+    assert {'conv1/filters/image', 'input/images/image/0'} <= tags['images'][train].keys()
+    assert {'conv1/activations', 'conv1/weights/values', 'conv1/weights/gradients'} <= (
+        tags['histograms'][train].keys())
+    points = json.loads(get('plugin/scalars/scalars?tag=losses%2Ftotal_loss%2Fraw&run='
+                            'synthetic%2Ftrain'))
+    assert len(points) >= 10
+    for run in (train, evaluation):
+      graph = get('plugin/graphs/graph?run=' + run.replace('/', '%2F')).decode()
+      assert 'name: "softmax_linear/softmax_linear"' in graph
+  finally:
+    server.terminate()
+    server.wait(timeout=30)
+
+
+@pytest.mark.parametrize('script, flags', [
+    ('cifar10_train.py', ['train_dir', 'max_steps', 'batch_size', 'data_dir', 'synthetic']),
+    ('cifar10_eval.py', ['eval_dir', 'run_once', 'batch_size', 'data_dir', 'synthetic']),
+])
+def test_help_lists_the_scripts_flags(script, flags, tmp_path):
+  process = _run(tmp_path, script, '--help')
+  assert process.stderr == ''
+  listed = re.findall(r'^  --(?:\[no\])?(\w+):', process.stdout, re.MULTILINE)
+  assert set(flags) <= set(listed)
+  assert len(listed) < 15
