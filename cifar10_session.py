@@ -142,7 +142,9 @@ class _StopHook(tf.train.StopAtStepHook):
     # Python lets only the main thread do this; in others the caller has its own way to stop.
     if threading.current_thread() is threading.main_thread():
       for number in (signal.SIGINT, signal.SIGTERM):
-        self._handlers[number] = signal.signal(number, self._note)
+        # Who started us in the background (`&` in a script) has Ctrl-C ignored: so do we.
+        if signal.getsignal(number) != signal.SIG_IGN:
+          self._handlers[number] = signal.signal(number, self._note)
 
   def _note(self, number, frame):
     self._signal = signal.Signals(number)

@@ -1,6 +1,7 @@
 """What the tests share: data sets that they make themselves, the flags, and the scripts."""
 
 import os
+import signal
 import sys
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -33,6 +34,13 @@ def default_flags():
 def new_graph():
   with tf.Graph().as_default():
     yield
+
+
+@pytest.fixture(autouse=True, scope='session')
+def heard_signals():
+  """Ctrl-C and termination as on a terminal, also where the tests run in the background."""
+  signal.signal(signal.SIGINT, signal.default_int_handler)
+  signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 @pytest.fixture(scope='session')

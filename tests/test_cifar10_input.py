@@ -120,17 +120,26 @@ def test_training_batches_are_shuffled_from_all_files(folder, run_graph, capsys)
   assert len({labels.tobytes() for _, labels in batches}) == 40
 
 
-def test_label_and_image_stay_together(data_dir, tmp_path, run_graph):
-  # Images of one class are all of one colour, bright where the class is even.
+def test_label_and_image_stay_together(tmp_path, run_graph):
+  # The images of even classes are red, those of odd ones blue.
   for i in range(1, 6):
     records = np.zeros([200, 3073], np.uint8)
     records[:, 0] = np.arange(200) % 10
     records[:, 1 + 1024 * 2:] = 200 * (records[:, :1] % 2)
     records[:, 1:1025] = 200 * (1 - records[:, :1] % 2)
     records.tofile(tmp_path / ('data_batch_%d.bin' % i))
-  [(images, labels)] = run_graph(cifar10_input.distorted_inputs(str(tmp_path), 128))
-  redder = images[..., 0].mean(axis=(1, 2)) > images[..., 2].mean(axis=(1, 2))
-  np.testing.assert_array_equal(redder, labels % 2 == 0)
+  for images, labels in run_graph(cifar10_input.distorted_inputs(str(tmp_path), 128), times=5):
+    redder = images[..., 0].mean(axis=(1, 2)) > images[..., 2].mean(axis=(1, 2))
+    np.testing.assert_array_equal(redder, labels % 2 == 0)
+
+
+def test_training_reads_the_five_training_files_in_random_order(folder, run_graph):
+  cifar10_input.distorted_inputs(folder, 128)
+  names = tf.get_default_graph().get_tensor_by_name('input/input_producer/RandomShuffle:0')
+  orders = run_graph(names, times=20)
+  expected = [os.path.join(folder, 'data_batch_%d.bin' % i).encode() for i in range(1, 6)]
+  assert all(sorted(order) == expected for order in orders)
+  assert len({tuple(order) for order in orders}) > 5
 
 
 def test_shuffle_queue_holds_20000_images_and_has_16_threads(folder):

@@ -10,13 +10,17 @@ from cifar10_console import UserError
 FLAGS = {'synthetic': False, 'max_steps': 7}
 
 
+# Files of the user's whose names resemble those of training.
+MINE = ['notes.txt', 'model.txt', 'graph.png', 'events.csv', 'run.json.bak', 'checkpoint.md']
+
+
 @pytest.fixture
 def train_dir(tmp_path):
-  """The directory of a run as training leaves it, beside a file of the user's."""
-  path = tmp_path / 'train'
+  """The directory of a run as training leaves it, with files of the user's."""
+  path = tmp_path / 'train [1]*'  # Not a pattern.
   cifar10_run.start(str(path), FLAGS)
   for name in ('checkpoint', 'model.ckpt-7.index', 'model.ckpt-7.data-00000-of-00001',
-               'graph.pbtxt', 'events.out.tfevents.1.host', 'notes.txt'):
+               'graph.pbtxt', 'events.out.tfevents.1.host', *MINE):
     (path / name).write_text(name)
   return path
 
@@ -48,12 +52,12 @@ def test_damaged_record_is_one_sentence(train_dir, contents):
 
 
 def test_run_on_the_other_data_set_is_refused(train_dir):
-  with pytest.raises(UserError, match='train is on the real images: leave out --synthetic'):
+  with pytest.raises(UserError, match='is on the real images: leave out --synthetic'):
     cifar10_run.start(str(train_dir), dict(FLAGS, synthetic=True))
   assert cifar10_run.read(str(train_dir))['earlier'] == []
   cifar10_run.clear(str(train_dir))
   cifar10_run.start(str(train_dir), dict(FLAGS, synthetic=True))
-  with pytest.raises(UserError, match='train is on the synthetic images: add --synthetic'):
+  with pytest.raises(UserError, match='is on the synthetic images: add --synthetic'):
     cifar10_run.check_data_set(str(train_dir), False)
 
 
@@ -65,7 +69,33 @@ def test_unwritable_directory_is_one_sentence(path):
 
 def test_clear_deletes_what_training_wrote_and_nothing_else(train_dir):
   cifar10_run.clear(str(train_dir))
-  assert os.listdir(train_dir) == ['notes.txt']
+  assert sorted(os.listdir(train_dir)) == sorted(MINE)
+
+
+def test_interrupted_clearing_can_be_taken_up_again(train_dir, monkeypatch):
+  remove = os.remove
+  removed = []
+
+  def interrupted(path):
+    if len(removed) == 3:
+      raise KeyboardInterrupt
+    removed.append(path)
+    remove(path)
+
+  monkeypatch.setattr(os, 'remove', interrupted)
+  with pytest.raises(KeyboardInterrupt):
+    cifar10_run.clear(str(train_dir))
+  monkeypatch.undo()
+  cifar10_run.clear(str(train_dir))
+  assert sorted(os.listdir(train_dir)) == sorted(MINE)
+
+
+def test_sessions_take_gpu_memory_as_needed_and_tell_placement_if_asked():
+  config = cifar10_run.session_config()
+  assert config.gpu_options.allow_growth
+  assert config.allow_soft_placement
+  assert not config.log_device_placement
+  assert cifar10_run.session_config(log_device_placement=True).log_device_placement
 
 
 def test_clear_refuses_what_is_not_from_here(train_dir):

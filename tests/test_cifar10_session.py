@@ -1,6 +1,7 @@
 import os
 import re
 import signal
+import time
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ LINE = re.compile(r'\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{6}: step (\d+), loss = ([
 @pytest.fixture(autouse=True)
 def train_dir(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
+  tf.summary.FileWriterCache.clear()  # It knows directories by their relative path.
   FLAGS(['pytest', '--log_frequency=2'])
   return tmp_path / 'cifar10' / 'train'
 
@@ -31,6 +33,7 @@ def _train(max_steps, after_step=lambda step: None, loss_at=lambda step: 100.0 -
     tf.get_variable('weights', [3])
     loss = tf.py_func(lambda step: np.float32(loss_at(step)), [global_step], tf.float32)
     loss.set_shape([])
+    tf.summary.scalar('loss', loss)
     with tf.control_dependencies([loss]):
       train_op = tf.assign_add(global_step, 1)
     step = None
@@ -66,6 +69,29 @@ def test_speed_is_the_mean_since_the_last_line(capsys, monkeypatch):
   lines = LINE.findall(capsys.readouterr().out)
   # Step 0 alone; then steps 1 and 2; then 3 and 4 in three seconds, each with 5 examples.
   assert [line[2:] for line in lines] == [('10.0', '0.500'), ('10.0', '0.500'), ('3.3', '1.500')]
+
+
+@pytest.mark.parametrize('flag, default', [
+    ('train_dir', 'cifar10/train'), ('max_steps', 100000), ('log_frequency', 10),
+    ('save_checkpoint_secs', 600), ('save_summaries_steps', 100), ('log_device_placement', False),
+    ('restart', False)])
+def test_default_is_the_tutorials(flag, default):
+  assert FLAGS[flag].default == default
+
+
+def test_summaries_come_every_so_many_steps(train_dir):
+  FLAGS.save_summaries_steps = 3
+  _train(8)
+  [events] = train_dir.glob('events.*')
+  assert [event.step for event in tf.train.summary_iterator(str(events))
+          for value in event.summary.value if value.tag == 'loss'] == [1, 4, 7]
+
+
+def test_checkpoints_come_every_so_many_seconds(train_dir):
+  FLAGS.save_checkpoint_secs = 1
+  _train(3, after_step=lambda step: time.sleep(1.1))
+  assert {path.name for path in train_dir.glob('*.index')} == {
+      'model.ckpt-%d.index' % step for step in (0, 2, 3)}
 
 
 def test_second_start_resumes(train_dir, capsys):
@@ -117,8 +143,17 @@ def test_checkpoint_of_another_network_is_refused_and_kept(train_dir):
 def test_loss_that_is_not_finite_ends_the_run_with_the_last_checkpoint_kept(train_dir, bad):
   _train(3)
   handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+
+  def loss_at(step):
+    if step < 5:
+      return 1.0
+    time.sleep(1.1)
+    return bad
+
+  # A checkpoint is due at that very step.
+  FLAGS.save_checkpoint_secs = 1
   with pytest.raises(UserError, match='The loss is (nan|inf) at step 5: '):
-    _train(10, loss_at=lambda step: bad if step == 5 else 1.0)
+    _train(10, loss_at=loss_at)
   assert tf.train.latest_checkpoint(str(train_dir)).endswith('model.ckpt-3')
   assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
 
@@ -134,6 +169,14 @@ def test_signal_ends_the_run_after_the_step_with_a_checkpoint(train_dir, capsys,
   assert capsys.readouterr().out.splitlines()[-1] == (
       'Stopped by %s after step 4; the same command goes on from there.' % number.name)
   assert tf.train.latest_checkpoint(str(train_dir)).endswith('model.ckpt-4')
+
+
+def test_signal_that_was_ignored_stays_ignored():
+  before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+  try:
+    assert _train(5, lambda step: signal.raise_signal(signal.SIGINT)) == 5
+  finally:
+    signal.signal(signal.SIGINT, before)
 
 
 def test_second_control_c_stops_at_once():

@@ -198,6 +198,15 @@ def test_control_c_saves_and_tells(small_data_dir, tmp_path):
       'model.ckpt-' + last.group(1))
 
 
+def test_reader_of_the_log_may_leave_early(small_data_dir, tmp_path):
+  process = subprocess.run(
+      ['bash', '-c', '"$0" "$1" --data_dir="$2" --batch_size=8 --log_frequency=1 | head -n 3',
+       sys.executable, os.path.join(ROOT, 'cifar10_train.py'), small_data_dir],
+      cwd=tmp_path, env=_environment(), capture_output=True, text=True, timeout=120)
+  assert process.stderr == ''
+  assert len(process.stdout.splitlines()) == 3
+
+
 @pytest.mark.parametrize('script, args, status, sentence', [
     ('cifar10_train.py', ['--data_dir=nowhere'], 1, 'There is no folder nowhere: name the one'),
     ('cifar10_train.py', ['--data_dir={damaged}'], 1, 'data_batch_4.bin has 5000 bytes, '),
