@@ -118,7 +118,68 @@ def test_normalisation_matters_in_the_comparison_with_numpy():
     actual = session.run(cifar10._normalize(tf.constant(x), 'norm'))
   expected = numpy_network._lrn(x)
   assert np.max(abs(expected - x)) > 5
-  np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4)
+  np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
+
+
+def _ours(x, **parameters):
+  return cifar10.local_response_normalization(x, **parameters)
+
+
+def _tensorflows(x, **parameters):
+  return tf.nn.lrn(x, beta=0.75, **parameters)
+
+
+@pytest.mark.parametrize('parameters', [
+    dict(depth_radius=4, bias=1.0, alpha=0.001 / 9.0), dict(depth_radius=2, bias=0.5, alpha=0.3)])
+@pytest.mark.parametrize('shape', [[2, 3, 3, 64], [5, 1, 1, 7]])
+def test_normalisation_and_its_gradient_are_those_of_tensorflow(parameters, shape):
+  random = np.random.RandomState(0)
+  x = tf.constant(random.normal(scale=10, size=shape).astype(np.float32))
+  dy = tf.constant(random.normal(size=shape).astype(np.float32))
+  with tf.name_scope('another'), tf.variable_scope('scope'):
+    ours = _ours(x, **parameters)
+    gradient = tf.gradients(ours, x, dy)[0]
+  theirs = _tensorflows(x, **parameters)
+  assert ours.shape == theirs.shape
+  with tf.Session() as session:
+    actual = session.run([ours, gradient])
+    expected = session.run([theirs, tf.gradients(theirs, x, dy)[0]])
+  for a, b in zip(actual, expected):
+    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * abs(b).max())
+
+
+def test_normalisation_can_be_differentiated_twice():
+  # tf.nn.lrn cannot: numpy's derivative of our first gradient, in float64, is the reference.
+  x = tf.placeholder(tf.float64, [2, 9])
+  y = tf.reduce_sum(tf.sin(_ours(x, depth_radius=2, bias=1.0, alpha=0.1)))
+  [first] = tf.gradients(y, x)
+  [second] = tf.gradients(tf.reduce_sum(tf.square(first)), x)
+  point = np.random.RandomState(0).normal(scale=2, size=[2, 9])
+  with tf.Session() as session:
+    def value(at):
+      return np.sum(session.run(first, {x: at}) ** 2)
+
+    expected = np.empty_like(point)
+    for i in np.ndindex(*point.shape):
+      step = np.zeros_like(point)
+      step[i] = 1e-5
+      expected[i] = (value(point + step) - value(point - step)) / 2e-5
+    np.testing.assert_allclose(session.run(second, {x: point}), expected, rtol=1e-5, atol=1e-7)
+
+
+def test_loss_can_be_differentiated_with_respect_to_the_images(labels):
+  images = tf.placeholder(tf.float32, [None, 24, 24, 3])
+  loss = cifar10.loss(cifar10.inference(images), tf.constant(labels))
+  [gradient] = tf.gradients(loss, images)
+  batch = np.random.RandomState(2).normal(size=[16, 24, 24, 3]).astype(np.float32)
+  with tf.Session() as session:
+    session.run(tf.global_variables_initializer())
+    direction = session.run(gradient, {images: batch})
+    # Along its gradient the loss rises as the gradient says.
+    step = 1e-2 / np.linalg.norm(direction)
+    rise = (session.run(loss, {images: batch + step * direction})
+            - session.run(loss, {images: batch - step * direction}))
+  np.testing.assert_allclose(rise, 2 * step * np.sum(direction ** 2), rtol=0.05)
 
 
 def test_batch_size_may_be_unknown_when_the_graph_is_built(images):
@@ -136,7 +197,8 @@ def test_one_image_takes_the_multiply_adds_of_the_tutorial(session):
   graph = tf.get_default_graph()
   total = 0
   for op in graph.get_operations():
-    if op.name.startswith('gradients'):
+    # The normalisation and the gradients are matrix products too, but not counted.
+    if op.name.split('/')[0] not in ('conv1', 'conv2', 'local3', 'local4', 'softmax_linear'):
       continue
     if op.type == 'Conv2D':
       total += op.inputs[1].shape.num_elements() * op.outputs[0].shape[1:3].num_elements()

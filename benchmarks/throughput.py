@@ -1,0 +1,109 @@
+"""Measures how fast the training, its parts and other ways to train the same network are.
+
+  python benchmarks/throughput.py --data_dir=cifar10/data
+
+Each program (see programs.py) is a process of its own. They take turns, a few seconds each, for
+several rounds, so that a machine whose speed drifts slows all of them alike. What counts are the
+ratios of the medians. Run it on a machine that does nothing else; a program whose package is not
+installed is left out.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, HERE)
+
+import programs  # noqa: E402
+
+RATIOS = [
+    # What it says, numerator, denominator, at least.
+    ('float32 to the naive formulation', 'project', 'naive', 1.5),
+    ('float32 to Keras with tf.data', 'project', 'keras', 1.4),
+    ('float32 to PyTorch on constant images', 'project', 'pytorch', 1.8),
+    ('with the input to the computation alone', 'project', 'project_computation', 0.95),
+    ('float32 to the matrix-product roofline', 'project', 'matrix_product', 0.75),
+    ('evaluation to training', 'project_evaluation', 'project', 3.0),
+    ('input alone to the naive input', 'project_input', 'naive_input', 5.0),
+]
+
+
+class Program:
+  """One program of programs.py as a process, and what it has measured."""
+
+  def __init__(self, name, arguments):
+    self.name = name
+    self.rates, self.peak_mb = [], None
+    self._process = subprocess.Popen(
+        [sys.executable, os.path.join(HERE, 'programs.py'), name, arguments.data_dir,
+         str(arguments.batch_size)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    self.ready = self._process.stdout.readline() == 'ready\n'
+
+  def measure(self, seconds):
+    self._process.stdin.write('%f\n' % seconds)
+    self._process.stdin.flush()
+    answer = json.loads(self._process.stdout.readline())
+    self.rates.append(answer['images_per_second'])
+    self.peak_mb = answer['peak_mb']
+
+  def end(self):
+    self._process.kill()
+    self._process.wait()
+
+
+def main():
+  parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+  parser.add_argument('--data_dir', default='cifar10/data', help='folder with the data set')
+  parser.add_argument('--batch_size', type=int, default=128, help='images in a batch')
+  parser.add_argument('--rounds', type=int, default=9, help='turns of each program')
+  parser.add_argument('--seconds', type=float, default=4, help='length of a turn')
+  parser.add_argument('--json', help='file to write the measurements to')
+  arguments = parser.parse_args()
+
+  running = []
+  try:
+    for function in programs.PROGRAMS:
+      program = Program(function.__name__, arguments)
+      running.append(program)
+      if not program.ready:
+        print('%s does not run here and is left out.' % program.name, file=sys.stderr)
+    measured = [program for program in running if program.ready]
+    for _ in range(arguments.rounds):
+      for program in measured:
+        program.measure(arguments.seconds)
+  finally:
+    for program in running:
+      program.end()
+
+  report(measured, arguments)
+
+
+def report(measured, arguments):
+  """Prints the tables and writes the JSON file."""
+  medians = {program.name: statistics.median(program.rates) for program in measured}
+  print('%-20s %10s %23s %9s' % ('program', 'images/s', 'from .. to', 'peak MB'))
+  for program in measured:
+    print('%-20s %10.0f %11.0f .. %8.0f %9.0f' % (
+        program.name, medians[program.name], min(program.rates), max(program.rates),
+        program.peak_mb))
+  print('\n%-42s %6s %9s' % ('ratio', 'is', 'at least'))
+  ratios = {}
+  for what, numerator, denominator, least in RATIOS:
+    if numerator in medians and denominator in medians:
+      ratios[what] = medians[numerator] / medians[denominator]
+      print('%-42s %6.2f %9.2f' % (what, ratios[what], least))
+  if arguments.json:
+    with open(arguments.json, 'w') as out:
+      json.dump({'batch_size': arguments.batch_size, 'seconds': arguments.seconds,
+                 'rates': {program.name: program.rates for program in measured},
+                 'peak_mb': {program.name: program.peak_mb for program in measured},
+                 'ratios': ratios}, out, indent=2)
+
+
+if __name__ == '__main__':
+  main()
