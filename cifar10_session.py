@@ -54,6 +54,9 @@ def training_session(loss, examples_per_step):
     UserError: --train_dir cannot be used, or the loss is not finite.
   """
   train_dir = cifar10.directory('train_dir')
+  if set(train_dir) & set('*?['):
+    raise UserError('TensorFlow takes *, ? and [ in %s for a pattern and would not find its own '
+                    'checkpoints again: name another directory with --train_dir.' % train_dir)
   if FLAGS.restart:
     cifar10_run.clear(train_dir)
   checkpoint = tf.train.latest_checkpoint(train_dir)

@@ -116,6 +116,13 @@ def test_finished_run_takes_no_further_step(capsys):
       'cifar10/train has reached step 4: for more, raise --max_steps.\n')
 
 
+def test_directory_whose_checkpoints_could_not_be_found_again_is_refused(tmp_path):
+  FLAGS.train_dir = 'run[1]'
+  with pytest.raises(UserError, match='would not find its own checkpoints again'):
+    _train(1)
+  assert not (tmp_path / 'run[1]').exists()
+
+
 def test_restart_begins_at_step_0(train_dir, capsys):
   _train(4)
   (train_dir / 'notes.txt').write_text('mine')
