@@ -41,6 +41,8 @@ NUM_EPOCHS_PER_DECAY = 350.0
 LEARNING_RATE_DECAY_FACTOR = 0.1
 INITIAL_LEARNING_RATE = 0.1
 
+_LOSS_DECAY = 0.9  # For the smoothed losses in the summaries.
+
 # Operations of one GPU carry the name scope tower_0, tower_1, ...
 TOWER_NAME = 'tower'
 
@@ -82,7 +84,7 @@ def maybe_download_and_extract():
       raise UserError('There is no folder %s: name the one that holds %s with --data_dir, or make '
                       'an empty one to download the data set into.'
                       % (data_dir, cifar10_dataset.FOLDER))
-    if os.listdir(data_dir):
+    if set(os.listdir(data_dir)) - {cifar10_dataset.UNFINISHED}:
       raise UserError('There is no data set in %s, which is not empty either: name the folder '
                       'that holds %s with --data_dir, or an empty one to download it into.'
                       % (data_dir, cifar10_dataset.FOLDER))
@@ -116,6 +118,11 @@ def inputs(eval_data):
     UserError: the data set is missing or damaged.
   """
   return cifar10_input.inputs(eval_data, _bin_dir(), FLAGS.batch_size)
+
+
+def classes():
+  """Returns the names of the data set's ten classes, see `cifar10_dataset.classes`."""
+  return cifar10_dataset.classes(_bin_dir())
 
 
 def _bin_dir():
@@ -203,50 +210,31 @@ def _pool(x, name):
 
 
 def _normalize(x, name):
-  return local_response_normalization(x, depth_radius=4, bias=1.0, alpha=0.001 / 9.0, name=name)
+  """Adds local response normalisation: `tf.nn.lrn` with radius 4, bias 1, alpha 0.001 / 9, beta 0.75.
 
-
-def local_response_normalization(x, depth_radius, bias, alpha, name=None):
-  """Adds local response normalisation: `tf.nn.lrn` with beta = 0.75, as matrix products.
-
-  Each value is divided by (bias + alpha * s) ** 0.75, where s is the sum of squares over the
-  channels up to `depth_radius` away. That sum is a product with a matrix that is one along a band.
-  On a CPU the gradient of `tf.nn.lrn` takes several times as long as this one.
+  Each value is divided by (bias + alpha * s) ** beta, where s is the sum of the squares at the same
+  place in the channels up to `radius` away. That sum is a product with a matrix that is one along
+  a band; on a CPU it takes a fraction of the time of `tf.nn.lrn` and above all of its gradient.
 
   Source: Krizhevsky et al., ImageNet Classification with Deep Convolutional Neural Networks, 2012,
   section 3.3.
 
   Args:
     x: floats of shape [..., channels]; the number of channels must be known.
-    depth_radius: how many channels to each side belong to the neighbourhood.
-    bias, alpha: numbers, as above.
     name: of the scope.
 
   Returns:
     Floats of the shape of `x`.
   """
-  channels = int(x.shape[-1])
-  distances = np.abs(np.arange(channels)[:, np.newaxis] - np.arange(channels))
-
-  @tf.custom_gradient
-  def normalize(x):
+  radius, bias, alpha, beta = 4, 1.0, 0.001 / 9.0, 0.75
+  with tf.name_scope(name):
+    channels = int(x.shape[-1])
+    distances = np.abs(np.arange(channels)[:, np.newaxis] - np.arange(channels))
+    band = tf.constant(alpha * (distances <= radius), x.dtype)
     rows = tf.reshape(x, [-1, channels])
-    band = tf.constant(alpha * (distances <= depth_radius), x.dtype)
-    sums = bias + tf.matmul(tf.square(rows), band)
-    # sums ** -0.75 by two square roots: a general power costs ten times as much.
-    root = tf.rsqrt(sums)
-    scale = root * tf.sqrt(root)
-
-    def gradient(dy):
-      # The band is symmetric: who is my neighbour has me for a neighbour.
-      scaled = tf.reshape(dy, [-1, channels]) * scale
-      from_neighbours = tf.matmul(scaled * rows / sums, band)
-      return tf.reshape(scaled - 1.5 * rows * from_neighbours, tf.shape(x))
-
-    return tf.reshape(rows * scale, tf.shape(x)), gradient
-
-  with tf.name_scope(name, 'lrn'):
-    return normalize(x)
+    divisors = bias + tf.matmul(tf.square(rows), band)
+    # divisors ** -beta; the general power is slower, and its gradient by far.
+    return tf.reshape(rows * tf.exp(-beta * tf.log(divisors)), tf.shape(x))
 
 
 def _activation_summary(x):
@@ -324,20 +312,15 @@ def train(total_loss, global_step):
 def _loss_summaries(total_loss):
   """Adds each loss as a scalar, as it is and smoothed, and returns the op that smooths them."""
   losses = tf.get_collection('losses') + [total_loss]
-
-  # The averages belong to this process, not to the model: local variables are not in checkpoints.
-  def local(getter, *args, **kwargs):
-    return getter(*args, **dict(kwargs, collections=[tf.GraphKeys.LOCAL_VARIABLES]))
-
   with tf.name_scope('losses'):
     values = tf.stack(losses, name='all')
-    averages = tf.train.ExponentialMovingAverage(0.9, zero_debias=True)
-    with tf.variable_scope(tf.get_variable_scope(), custom_getter=local,
-                           auxiliary_name_scope=False):
-      update = averages.apply([values])
-    with tf.control_dependencies([update]):
-      smoothed = tf.unstack(averages.average(values).read_value())
-    for value, average in zip(losses, smoothed):
+    # In no collection: the averages belong to this process and not to the model, so no checkpoint
+    # has them and no program needs to initialise them. They start as the first losses.
+    averages = tf.Variable(tf.zeros([len(losses)]), trainable=False, collections=[],
+                           name='averages')
+    before = tf.cond(tf.is_variable_initialized(averages), averages.read_value, lambda: values)
+    update = averages.assign(_LOSS_DECAY * before + (1 - _LOSS_DECAY) * values)
+    for value, average in zip(losses, tf.unstack(update)):
       tf.summary.scalar(value.op.name + '/raw', value)
       tf.summary.scalar(value.op.name + '/average', average)
   return update

@@ -8,11 +8,11 @@ Where there is no network, `write_synthetic` makes a stand-in of the same form.
 """
 
 import contextlib
+import fcntl
 import hashlib
 import os
 import shutil
 import tarfile
-import tempfile
 
 import numpy as np
 from six.moves import http_client
@@ -35,6 +35,9 @@ RECORDS_PER_FILE = 10000
 
 DATA_URL = 'https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz'
 ARCHIVE_SHA256 = 'c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd'
+
+# In the folder that receives the data set, until it is whole.
+UNFINISHED = '.unfinished'
 
 _STALLED_SECS = 30  # A connection that is silent for so long is given up.
 
@@ -74,15 +77,36 @@ def files(folder, eval_data):
   return paths
 
 
+def classes(folder):
+  """Returns the names of the ten classes, a tuple: what the data set is of.
+
+  Args:
+    folder: path of the folder that holds the `.bin` files. Without a `batches.meta.txt`, which
+      has a name a line, they are taken for CIFAR-10's own.
+
+  Raises:
+    UserError: that file does not name ten classes.
+  """
+  path = os.path.join(folder, CLASSES_FILE)
+  if not os.path.exists(path):
+    return CLASSES
+  with open(path, errors='replace') as lines:
+    names = tuple(line.strip() for line in lines if line.strip())
+  if len(names) != len(CLASSES):
+    raise UserError('%s names %d classes, not %d: put the data set\'s own file there, or remove it '
+                    'if the images are CIFAR-10\'s.' % (path, len(names), len(CLASSES)))
+  return names
+
+
 def _verify(path):
   if not os.path.exists(path):
-    raise UserError('%s is missing: --data_dir must name the folder that holds %s with its six '
-                    '.bin files.' % (path, FOLDER))
+    raise UserError('%s is missing: put the data set\'s own file there, or name the folder of a '
+                    'whole one with --data_dir.' % path)
   if not os.path.isfile(path):
-    raise UserError('%s is not a file: remove it, and put the data set\'s own there.' % path)
+    raise UserError('%s is not a file: put the data set\'s own in its place.' % path)
   size = os.path.getsize(path)
   if size == 0:
-    raise UserError('%s is empty: remove its folder, and the data set is fetched again.' % path)
+    raise UserError('%s is empty: put the data set\'s own file in its place.' % path)
   if size % RECORD_BYTES:
     raise UserError('%s has %d bytes, which is no multiple of a record\'s %d: it is cut off, or '
                     'not in CIFAR-10\'s binary format.' % (path, size, RECORD_BYTES))
@@ -103,9 +127,9 @@ def download_and_extract(data_dir):
     data_dir: path of a folder, made if it does not exist.
 
   Raises:
-    UserError: the archive cannot be fetched, or is not the official one.
+    UserError: the archive cannot be fetched or written, or is not the official one.
   """
-  with _new_folder(data_dir) as folder:
+  def fill(folder):
     archive = os.path.join(folder, os.path.basename(DATA_URL))
     _download(DATA_URL, archive)
     with tarfile.open(archive) as tar:
@@ -114,6 +138,8 @@ def download_and_extract(data_dir):
           with open(os.path.join(folder, name), 'wb') as extracted:
             shutil.copyfileobj(member, extracted)
     os.remove(archive)
+
+  _make(data_dir, fill)
 
 
 def _download(url, path):
@@ -160,10 +186,13 @@ def write_synthetic(data_dir, records_per_file=RECORDS_PER_FILE):
     data_dir: path of a folder, made if it does not exist.
     records_per_file: how many images each of the six files gets; a multiple of ten makes the
       classes equally frequent.
+
+  Raises:
+    UserError: the files cannot be written.
   """
-  names = TRAIN_FILES + [TEST_FILE]
-  progress = Progress('Generating', len(names) * records_per_file, 'images')
-  with _new_folder(data_dir) as folder:
+  def fill(folder):
+    names = TRAIN_FILES + [TEST_FILE]
+    progress = Progress('Generating', len(names) * records_per_file, 'images')
     for i, name in enumerate(names):
       # RandomState's streams are frozen for all versions of numpy; default_rng's are not.
       random = np.random.RandomState(seed=i)
@@ -176,6 +205,8 @@ def write_synthetic(data_dir, records_per_file=RECORDS_PER_FILE):
     with open(os.path.join(folder, CLASSES_FILE), 'w') as out:
       out.write(''.join('%s %s\n' % (colour, shape)
                         for colour in ('warm', 'cool') for shape in _SHAPES))
+
+  _make(data_dir, fill)
 
 
 # Each tells from the coordinates whether a point lies inside; the shapes fill about [-1, 1].
@@ -226,17 +257,40 @@ def _synthetic_records(labels, random):
   return records
 
 
+def _make(data_dir, fill):
+  """Makes `FOLDER` in `data_dir` by `fill(folder)`: it appears when it is whole, or not at all.
+
+  Of several processes at once one does it, and the others wait for that.
+  """
+  try:
+    os.makedirs(data_dir, exist_ok=True)
+    with _locked(data_dir):
+      if locate(data_dir):
+        return
+      unfinished = os.path.join(data_dir, UNFINISHED)
+      # A process that was killed left it: we have the lock, so nobody works there.
+      shutil.rmtree(unfinished, ignore_errors=True)
+      os.mkdir(unfinished)
+      try:
+        fill(unfinished)
+        os.rename(unfinished, os.path.join(data_dir, FOLDER))
+      finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+  except OSError as error:
+    raise UserError('Cannot make the data set in %s (%s): it takes 350 MB there, and the right to '
+                    'write.' % (data_dir, error.strerror)) from error
+
+
 @contextlib.contextmanager
-def _new_folder(data_dir):
-  """Yields an empty folder to fill; on leaving, it becomes `FOLDER` in `data_dir` in one move."""
-  os.makedirs(data_dir, exist_ok=True)
-  with tempfile.TemporaryDirectory(prefix='.unfinished-', dir=data_dir) as aside:
-    folder = os.path.join(aside, FOLDER)
-    os.mkdir(folder)
-    yield folder
+def _locked(folder):
+  """Keeps other processes that ask the same out of a folder; waits for one that is there."""
+  descriptor = os.open(folder, os.O_RDONLY)
+  try:
     try:
-      os.rename(folder, os.path.join(data_dir, FOLDER))
-    except OSError:
-      # Another process was first, with the same contents.
-      if locate(data_dir) is None:
-        raise
+      fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      print('Another process is making the data set in %s: waiting for it.' % folder)
+      fcntl.flock(descriptor, fcntl.LOCK_EX)
+    yield
+  finally:
+    os.close(descriptor)  # Which unlocks; so does the end of a process, however it ends.

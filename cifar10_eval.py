@@ -8,6 +8,9 @@ with --run_once only the latest.
 
 import cifar10_quiet  # noqa: F401, before TensorFlow
 
+import os
+import tempfile
+
 import numpy as np
 import tensorflow.compat.v1 as tf
 
@@ -35,7 +38,6 @@ tf.app.flags.adopt_module_key_flags(cifar10)
 def evaluate():
   """Builds the graph and evaluates checkpoints until the last."""
   checkpoint_dir = cifar10.directory('checkpoint_dir')
-  cifar10_run.check_data_set(checkpoint_dir, FLAGS.synthetic)
 
   with tf.Graph().as_default() as graph:
     global_step = tf.train.get_or_create_global_step()
@@ -55,13 +57,12 @@ def evaluate():
     variables[global_step.op.name] = global_step
     saver = tf.train.Saver(variables)
 
-    checkpoints = _checkpoints(checkpoint_dir)
     with tf.summary.FileWriter(_eval_dir(), graph) as writer:
-      for checkpoint in checkpoints:
-        cifar10_run.check_fits(checkpoint, variables)
+      for checkpoint in _checkpoints(checkpoint_dir):
+        cifar10_run.check_data_set(checkpoint_dir, cifar10.classes())
+        step = cifar10_run.check_fits(checkpoint, variables)
         with tf.Session(config=cifar10_run.session_config()) as session:
           saver.restore(session, checkpoint)
-          step = session.run(global_step)
           precision, summary = _evaluate_once(session, correct, summary_op)
         cifar10_console.log('precision @ 1 = %.3f' % precision)
         writer.add_summary(summary, step)
@@ -74,25 +75,36 @@ def evaluate():
 
 
 def _eval_dir():
+  """Returns the directory for the event files, made and proved to be writable."""
   eval_dir = cifar10.directory('eval_dir')
+  cifar10_run.check_directory(eval_dir, 'eval_dir')
   try:
-    tf.gfile.MakeDirs(eval_dir)
-  except tf.errors.OpError as error:
+    os.makedirs(eval_dir, exist_ok=True)
+    # The event writer would only log that it cannot write.
+    with tempfile.TemporaryFile(dir=eval_dir):
+      pass
+  except OSError as error:
     raise UserError('Cannot write to %s (%s): name another directory with --eval_dir.'
-                    % (eval_dir, error.message)) from error
+                    % (eval_dir, error.strerror)) from error
   return eval_dir
 
 
-def _checkpoints(checkpoint_dir):
-  """Returns an iterator: the path of the latest checkpoint, and again whenever there is a new one.
+def _check_checkpoints():
+  """Checks, before anything is fetched or built, that there is something to evaluate.
 
   Raises:
-    UserError: there is none, and --run_once asks not to wait for one.
+    UserError: there is no checkpoint, and --run_once asks not to wait for one.
   """
-  if not tf.train.latest_checkpoint(checkpoint_dir):
-    if FLAGS.run_once:
-      raise UserError('There is no checkpoint in %s: train first, or name the directory of a run '
-                      'with --checkpoint_dir.' % checkpoint_dir)
+  checkpoint_dir = cifar10.directory('checkpoint_dir')
+  cifar10_run.check_directory(checkpoint_dir, 'checkpoint_dir')
+  if not cifar10_run.latest_checkpoint(checkpoint_dir) and FLAGS.run_once:
+    raise UserError('There is no checkpoint in %s: train first, or name the directory of a run '
+                    'with --checkpoint_dir.' % checkpoint_dir)
+
+
+def _checkpoints(checkpoint_dir):
+  """Returns an iterator: the path of the latest checkpoint, and again whenever there is a new one."""
+  if not cifar10_run.latest_checkpoint(checkpoint_dir):
     print('No checkpoint in %s yet: waiting for one.' % checkpoint_dir)
   return tf.train.checkpoints_iterator(checkpoint_dir, FLAGS.eval_interval_secs)
 
@@ -123,13 +135,17 @@ def _evaluate_once(session, correct, summary_op):
 
 
 def _precision_summary(precision):
+  # A curve of its own for each kind of evaluation, so that one directory can hold all.
   name = 'precision @ 1'
+  if FLAGS.eval_data == 'train_eval':
+    name += ' of training images'
   if not FLAGS.use_moving_averages:
     name += ' without moving averages'
   return tf.Summary(value=[tf.Summary.Value(tag=name, simple_value=precision)])
 
 
 def main():
+  _check_checkpoints()
   cifar10.maybe_download_and_extract()
   evaluate()
 

@@ -6,21 +6,22 @@ cancellation at the end: about a hundred lines around the ten that a short run h
 log lines, and are not touched.
 """
 
+import contextlib
 import os
+import signal
 import sys
 import tempfile
+import threading
 
 
-def _import_tensorflow():
-  """Imports TensorFlow with its standard error set aside, and shows that if the import fails."""
-  os.environ['TF_CPP_MIN_LOG_LEVEL'] = '3'
-  # Libraries inside TensorFlow log while they load, before anything reads that variable, and
-  # straight to the file descriptor: only there can they be caught.
+@contextlib.contextmanager
+def _stderr_aside():
+  """Sets aside what is written to standard error, and shows it if the body fails."""
   stderr = os.dup(2)
   with tempfile.TemporaryFile() as aside:
     os.dup2(aside.fileno(), 2)
     try:
-      import tensorflow.compat.v1 as tf
+      yield
     except BaseException:
       aside.seek(0)
       os.write(stderr, aside.read())
@@ -28,8 +29,32 @@ def _import_tensorflow():
     finally:
       os.dup2(stderr, 2)
       os.close(stderr)
+
+
+@contextlib.contextmanager
+def _ended_by_control_c():
+  """Has Ctrl-C end the process without a traceback of whatever module was being imported."""
+  ours = (signal.getsignal(signal.SIGINT) is signal.default_int_handler
+          and threading.current_thread() is threading.main_thread())
+  if ours:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+  yield
+  if ours:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _import_quietly():
+  os.environ['TF_CPP_MIN_LOG_LEVEL'] = '3'
+  # Libraries inside TensorFlow log while they load, before anything reads that variable, and
+  # straight to the file descriptor: only there can they be caught.
+  with _stderr_aside():
+    import tensorflow.compat.v1 as tf
   tf.logging.set_verbosity(tf.logging.ERROR)
 
 
-if 'TF_CPP_MIN_LOG_LEVEL' not in os.environ and 'tensorflow' not in sys.modules:
-  _import_tensorflow()
+if 'tensorflow' not in sys.modules:
+  with _ended_by_control_c():
+    if 'TF_CPP_MIN_LOG_LEVEL' in os.environ:
+      import tensorflow.compat.v1  # noqa: F401
+    else:
+      _import_quietly()

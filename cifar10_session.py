@@ -54,15 +54,7 @@ def training_session(loss, examples_per_step):
     UserError: --train_dir cannot be used, or the loss is not finite.
   """
   train_dir = cifar10.directory('train_dir')
-  if set(train_dir) & set('*?['):
-    raise UserError('TensorFlow takes *, ? and [ in %s for a pattern and would not find its own '
-                    'checkpoints again: name another directory with --train_dir.' % train_dir)
-  if FLAGS.restart:
-    cifar10_run.clear(train_dir)
-  checkpoint = tf.train.latest_checkpoint(train_dir)
-  if checkpoint:
-    cifar10_run.check_fits(checkpoint, {v.op.name: v for v in tf.global_variables()})
-  cifar10_run.start(train_dir, _flags())
+  _prepare(train_dir)
 
   stop = _StopHook(FLAGS.max_steps)
   try:
@@ -79,6 +71,25 @@ def training_session(loss, examples_per_step):
   finally:
     stop.restore_handlers()
   stop.exit_if_signalled()
+
+
+def _prepare(train_dir):
+  """Sees to it that the directory is there, fits this program, and tells of this start."""
+  cifar10_run.check_directory(train_dir, 'train_dir')
+  if FLAGS.restart:
+    cifar10_run.clear(train_dir)
+  classes = cifar10.classes()
+  cifar10_run.check_data_set(train_dir, classes)
+  checkpoint = cifar10_run.latest_checkpoint(train_dir)
+  step = checkpoint and cifar10_run.check_fits(
+      checkpoint, {v.op.name: v for v in tf.global_variables()})
+  # A start that has nothing to do does not change where the run ends.
+  if not checkpoint or step < FLAGS.max_steps:
+    cifar10_run.record_start(train_dir, _flags(), classes)
+
+
+def _same_command():
+  return 'the same command' + (' without --restart' if FLAGS.restart else '')
 
 
 def _flags():
@@ -114,9 +125,9 @@ class _LogHook(tf.train.SessionRunHook):
   def after_run(self, run_context, run_values):
     loss = run_values.results
     if not math.isfinite(loss):
-      raise UserError('The loss is %s at step %d: the same command resumes from the checkpoint in '
-                      '%s; if it happens again, lower INITIAL_LEARNING_RATE in cifar10.py.'
-                      % (loss, self._step, self._train_dir))
+      raise UserError('The loss is %s at step %d: %s resumes from the checkpoint in %s; if it '
+                      'happens again, lower INITIAL_LEARNING_RATE in cifar10.py.'
+                      % (loss, self._step, _same_command(), self._train_dir))
     if self._step % FLAGS.log_frequency == 0:
       self._log(loss)
     self._step += 1
@@ -177,6 +188,6 @@ class _StopHook(tf.train.StopAtStepHook):
   def exit_if_signalled(self):
     """Ends the process with the conventional status, if it was a signal that ended the loop."""
     if self._signal:
-      print('Stopped by %s after step %d; the same command goes on from there.'
-            % (self._signal.name, self._step))
+      print('Stopped by %s after step %d; %s goes on from there.'
+            % (self._signal.name, self._step, _same_command()))
       sys.exit(128 + self._signal)

@@ -64,7 +64,7 @@ def run_graph():
   """Evaluates tensors in a session of the current graph with its queues running."""
   def run(fetches, times=1):
     with tf.Session() as session:
-      session.run([tf.global_variables_initializer(), tf.local_variables_initializer()])
+      session.run(tf.global_variables_initializer())
       coordinator = tf.train.Coordinator()
       threads = tf.train.start_queue_runners(session, coordinator)
       results = [session.run(fetches) for _ in range(times)]

@@ -7,20 +7,40 @@ import tensorflow.compat.v1 as tf
 import cifar10_run
 from cifar10_console import UserError
 
-FLAGS = {'synthetic': False, 'max_steps': 7}
+FLAGS = {'max_steps': 7, 'batch_size': 3}
+CLASSES = ('hot', 'cold')
+
+WRITTEN = [
+    'checkpoint', 'graph.pbtxt', 'events.out.tfevents.1.host',
+    'model.ckpt-7.index', 'model.ckpt-7.meta', 'model.ckpt-7.data-00000-of-00001',
+    # As a process that is killed leaves them.
+    'run.json.tmp', 'checkpoint.tmp0123456789abcdef0123456789abcdef',
+    'model.ckpt-9.meta.tmp0123456789abcdef0123456789abcdef',
+    'model.ckpt-9.index.tempstate1234567890123456789',
+    'model.ckpt-9_temp/part-00000-of-00001.data-00000-of-00001',
+]
+
+# The user's, although their names resemble those of training.
+MINE = ['notes.txt', 'model.txt', 'graph.png', 'events.csv', 'run.json.bak', 'checkpoint.md',
+        'model.ckpt-4.notes.md', 'model.ckpt-mine/weights.npy', 'model.ckpt-8_temp/part-of-me',
+        'old/model.ckpt-7.index', 'old/run.json']
 
 
-# Files of the user's whose names resemble those of training.
-MINE = ['notes.txt', 'model.txt', 'graph.png', 'events.csv', 'run.json.bak', 'checkpoint.md']
+def _start(train_dir, flags=FLAGS, classes=CLASSES):
+  cifar10_run.record_start(str(train_dir), flags, classes)
+
+
+def _files(folder):
+  return sorted(str(path.relative_to(folder)) for path in folder.rglob('*') if path.is_file())
 
 
 @pytest.fixture
 def train_dir(tmp_path):
   """The directory of a run as training leaves it, with files of the user's."""
   path = tmp_path / 'train [1]*'  # Not a pattern.
-  cifar10_run.start(str(path), FLAGS)
-  for name in ('checkpoint', 'model.ckpt-7.index', 'model.ckpt-7.data-00000-of-00001',
-               'graph.pbtxt', 'events.out.tfevents.1.host', *MINE):
+  _start(path)
+  for name in WRITTEN + MINE:
+    (path / name).parent.mkdir(exist_ok=True)
     (path / name).write_text(name)
   return path
 
@@ -28,6 +48,7 @@ def train_dir(tmp_path):
 def test_start_is_recorded(train_dir):
   record = json.loads((train_dir / 'run.json').read_text())
   assert record['flags'] == FLAGS
+  assert record['classes'] == ['hot', 'cold']
   assert record['tensorflow'] == tf.__version__
   assert record['started'][:2] == '20'
   assert record['earlier'] == []
@@ -36,7 +57,7 @@ def test_start_is_recorded(train_dir):
 def test_later_start_keeps_the_earlier_ones(train_dir):
   first = cifar10_run.read(str(train_dir))
   for max_steps in (8, 9):
-    cifar10_run.start(str(train_dir), dict(FLAGS, max_steps=max_steps))
+    _start(train_dir, dict(FLAGS, max_steps=max_steps))
   record = cifar10_run.read(str(train_dir))
   assert record['flags']['max_steps'] == 9
   assert [start['flags']['max_steps'] for start in record['earlier']] == [7, 8]
@@ -44,40 +65,58 @@ def test_later_start_keeps_the_earlier_ones(train_dir):
   assert 'earlier' not in record['earlier'][1]
 
 
-@pytest.mark.parametrize('contents', ['', '{"flags"', '[]', '{}', 'null'])
+@pytest.mark.parametrize('contents', [
+    '', '{"flags"', '[]', '{}', 'null', '\xff',
+    '{"classes": [], "flags": [], "earlier": []}',
+    '{"classes": [], "flags": {"max_steps": "7"}, "earlier": []}',
+    '{"classes": [], "flags": {"max_steps": 7}, "earlier": {}}',
+    '{"classes": "hot", "flags": {"max_steps": 7}, "earlier": []}'])
 def test_damaged_record_is_one_sentence(train_dir, contents):
-  (train_dir / 'run.json').write_text(contents)
+  (train_dir / 'run.json').write_bytes(contents.encode('latin-1'))
   with pytest.raises(UserError, match='run.json is damaged: remove it'):
     cifar10_run.read(str(train_dir))
 
 
-def test_run_on_the_other_data_set_is_refused(train_dir):
-  with pytest.raises(UserError, match='is on the real images: leave out --synthetic'):
-    cifar10_run.start(str(train_dir), dict(FLAGS, synthetic=True))
-  assert cifar10_run.read(str(train_dir))['earlier'] == []
-  cifar10_run.clear(str(train_dir))
-  cifar10_run.start(str(train_dir), dict(FLAGS, synthetic=True))
-  with pytest.raises(UserError, match='is on the synthetic images: add --synthetic'):
-    cifar10_run.check_data_set(str(train_dir), False)
+def test_run_on_another_data_set_is_refused(train_dir, tmp_path):
+  cifar10_run.check_data_set(str(train_dir), CLASSES)
+  cifar10_run.check_data_set(str(tmp_path / 'no run'), ('other',))
+  with pytest.raises(UserError, match=r'another data set \(hot, cold, ...\) than .* \(red, blue'):
+    cifar10_run.check_data_set(str(train_dir), ('red', 'blue'))
 
 
-@pytest.mark.parametrize('path', ['/dev/null', '/dev/null/train', '/proc/train'])
+@pytest.mark.parametrize('path', ['/dev/null', '/dev/null/train', '/proc/train', '/proc/self'])
 def test_unwritable_directory_is_one_sentence(path):
   with pytest.raises(UserError, match='Cannot write to %s .*: name another .* --train_dir' % path):
-    cifar10_run.start(path, FLAGS)
+    _start(path)
+
+
+@pytest.mark.parametrize('path, sentence', [
+    ('', '--eval_dir is empty'),
+    ('run[1]', r'TensorFlow takes .* in run\[1\] for a pattern .* with --eval_dir'),
+    ('/dev/null', '/dev/null is not a directory: name another with --eval_dir')])
+def test_path_that_cannot_be_a_run_is_refused_with_its_flag(path, sentence, tmp_path):
+  cifar10_run.check_directory(str(tmp_path), 'eval_dir')
+  cifar10_run.check_directory(str(tmp_path / 'new'), 'eval_dir')
+  with pytest.raises(UserError, match=sentence):
+    cifar10_run.check_directory(path, 'eval_dir')
 
 
 def test_clear_deletes_what_training_wrote_and_nothing_else(train_dir):
+  os.mkdir(train_dir / 'model.ckpt-7.meta.d')
+  os.symlink('/', train_dir / 'elsewhere')
   cifar10_run.clear(str(train_dir))
-  assert sorted(os.listdir(train_dir)) == sorted(MINE)
+  assert _files(train_dir) == sorted(MINE)
+  assert not (train_dir / 'model.ckpt-9_temp').exists()
+  assert (train_dir / 'model.ckpt-7.meta.d').is_dir()
 
 
-def test_interrupted_clearing_can_be_taken_up_again(train_dir, monkeypatch):
+@pytest.mark.parametrize('stop_after', range(len(WRITTEN) + 1))
+def test_interrupted_clearing_can_be_taken_up_again(train_dir, monkeypatch, stop_after):
   remove = os.remove
   removed = []
 
   def interrupted(path):
-    if len(removed) == 3:
+    if len(removed) == stop_after:
       raise KeyboardInterrupt
     removed.append(path)
     remove(path)
@@ -86,8 +125,9 @@ def test_interrupted_clearing_can_be_taken_up_again(train_dir, monkeypatch):
   with pytest.raises(KeyboardInterrupt):
     cifar10_run.clear(str(train_dir))
   monkeypatch.undo()
+  assert not stop_after or 'checkpoint' not in os.listdir(train_dir)
   cifar10_run.clear(str(train_dir))
-  assert sorted(os.listdir(train_dir)) == sorted(MINE)
+  assert _files(train_dir) == sorted(MINE)
 
 
 def test_sessions_take_gpu_memory_as_needed_and_tell_placement_if_asked():
@@ -112,11 +152,42 @@ def test_clear_of_nothing_is_fine(tmp_path):
 
 def test_checkpoint_of_another_network_is_refused_with_the_variable(tmp_path):
   weights = tf.get_variable('layer/weights', [3, 4])
+  global_step = tf.train.get_or_create_global_step()
   with tf.Session() as session:
     session.run(tf.global_variables_initializer())
+    global_step.load(12, session)
     path = tf.train.Saver().save(session, str(tmp_path / 'model.ckpt'))
-  cifar10_run.check_fits(path, {'layer/weights': weights})
+  assert cifar10_run.check_fits(path, {'layer/weights': weights}) == 12
   with pytest.raises(UserError, match=r'layer/weights has shape \[3, 4\] there and .* \[4\] here'):
     cifar10_run.check_fits(path, {'layer/weights': tf.get_variable('other', [4])})
   with pytest.raises(UserError, match=r'layer/biases is missing there and has shape \[3, 4\] here'):
     cifar10_run.check_fits(path, {'layer/biases': weights})
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+  """The path of a checkpoint of a variable `weights`."""
+  tf.get_variable('weights', [3])
+  tf.train.get_or_create_global_step()
+  with tf.Session() as session:
+    session.run(tf.global_variables_initializer())
+    return tf.train.Saver().save(session, str(tmp_path / 'model.ckpt'), global_step=5)
+
+
+def test_latest_checkpoint_is_found(checkpoint, tmp_path):
+  assert cifar10_run.latest_checkpoint(str(tmp_path)) == checkpoint
+  assert cifar10_run.latest_checkpoint(str(tmp_path / 'nowhere')) is None
+
+
+def test_missing_checkpoint_is_one_sentence(checkpoint, tmp_path, capfd):
+  os.remove(checkpoint + '.index')
+  with pytest.raises(UserError, match='model.ckpt-5 is missing, though .*/checkpoint names it'):
+    cifar10_run.latest_checkpoint(str(tmp_path))
+  assert capfd.readouterr() == ('', '')
+
+
+@pytest.mark.parametrize('size', [0, 20])
+def test_damaged_checkpoint_is_one_sentence(checkpoint, size):
+  os.truncate(checkpoint + '.index', size)
+  with pytest.raises(UserError, match='model.ckpt-5 cannot be read .*: it is damaged'):
+    cifar10_run.check_fits(checkpoint, {v.op.name: v for v in tf.global_variables()})

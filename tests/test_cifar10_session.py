@@ -118,7 +118,7 @@ def test_finished_run_takes_no_further_step(capsys):
 
 def test_directory_whose_checkpoints_could_not_be_found_again_is_refused(tmp_path):
   FLAGS.train_dir = 'run[1]'
-  with pytest.raises(UserError, match='would not find its own checkpoints again'):
+  with pytest.raises(UserError, match='would not find its own checkpoints there'):
     _train(1)
   assert not (tmp_path / 'run[1]').exists()
 
@@ -143,6 +143,23 @@ def test_checkpoint_of_another_network_is_refused_and_kept(train_dir):
     with pytest.raises(UserError, match=r'weights has shape \[3\] there and has shape \[4\] here'):
       with cifar10_session.training_session(loss, examples_per_step=5):
         pass
+  assert sorted(os.listdir(train_dir)) == before
+
+
+def test_start_that_takes_no_step_leaves_the_end_of_the_run_as_it_is(train_dir):
+  _train(4)
+  _train(2)
+  record = cifar10_run.read(str(train_dir))
+  assert record['flags']['max_steps'] == 4
+  assert record['earlier'] == []
+
+
+def test_run_on_another_data_set_is_refused_and_kept(train_dir, small_data_dir):
+  _train(4)
+  before = sorted(os.listdir(train_dir))
+  FLAGS.data_dir = small_data_dir
+  with pytest.raises(UserError, match=r'another data set \(airplane, .*\) than .* \(warm disc, '):
+    _train(6)
   assert sorted(os.listdir(train_dir)) == before
 
 
@@ -176,6 +193,16 @@ def test_signal_ends_the_run_after_the_step_with_a_checkpoint(train_dir, capsys,
   assert capsys.readouterr().out.splitlines()[-1] == (
       'Stopped by %s after step 4; the same command goes on from there.' % number.name)
   assert tf.train.latest_checkpoint(str(train_dir)).endswith('model.ckpt-4')
+
+
+def test_advice_after_a_restart_is_not_to_restart_again(capsys):
+  FLAGS.restart = True
+  with pytest.raises(SystemExit):
+    _train(100, lambda step: signal.raise_signal(signal.SIGINT) if step == 1 else None)
+  assert capsys.readouterr().out.endswith(
+      '; the same command without --restart goes on from there.\n')
+  with pytest.raises(UserError, match='step 0: the same command without --restart resumes'):
+    _train(100, loss_at=lambda step: float('nan'))
 
 
 def test_signal_that_was_ignored_stays_ignored():
