@@ -210,7 +210,7 @@ def _pool(x, name):
 
 
 def _normalize(x, name):
-  """Adds local response normalisation: `tf.nn.lrn` with radius 4, bias 1, alpha 0.001 / 9, beta 0.75.
+  """Adds local response normalisation, `tf.nn.lrn` with the parameters below.
 
   Each value is divided by (bias + alpha * s) ** beta, where s is the sum of the squares at the same
   place in the channels up to `radius` away. That sum is a product with a matrix that is one along
@@ -239,7 +239,7 @@ def _normalize(x, name):
 
 def _activation_summary(x):
   """Adds a histogram of a layer's activations and the fraction of them that is zero."""
-  # The variable scope is the layer's name without a tower's: all towers' curves are one.
+  # The variable scope is the layer's name, also where the name scope begins with a tower's.
   with tf.name_scope(tf.get_variable_scope().name + '/'):
     tf.summary.histogram('activations', x)
     tf.summary.scalar('sparsity', tf.reduce_mean(tf.cast(tf.equal(x, 0), tf.float32)))

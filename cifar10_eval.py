@@ -57,7 +57,9 @@ def evaluate():
     variables[global_step.op.name] = global_step
     saver = tf.train.Saver(variables)
 
-    with tf.summary.FileWriter(_eval_dir(), graph) as writer:
+    # With the process in the name: two that start in one second would share a file.
+    with tf.summary.FileWriter(_eval_dir(), graph,
+                               filename_suffix='.%d' % os.getpid()) as writer:
       for checkpoint in _checkpoints(checkpoint_dir):
         cifar10_run.check_data_set(checkpoint_dir, cifar10.classes())
         step = cifar10_run.check_fits(checkpoint, variables)
@@ -103,7 +105,7 @@ def _check_checkpoints():
 
 
 def _checkpoints(checkpoint_dir):
-  """Returns an iterator: the path of the latest checkpoint, and again whenever there is a new one."""
+  """Returns an iterator over the paths of the latest checkpoint and of each new one."""
   if not cifar10_run.latest_checkpoint(checkpoint_dir):
     print('No checkpoint in %s yet: waiting for one.' % checkpoint_dir)
   return tf.train.checkpoints_iterator(checkpoint_dir, FLAGS.eval_interval_secs)

@@ -41,6 +41,12 @@ def test_error_of_the_file_system_names_the_file(monkeypatch, capsys):
   assert capsys.readouterr().err == 'script.py: /nowhere/at/all: No such file or directory.\n'
 
 
+def test_error_of_the_system_about_no_file_keeps_its_traceback(monkeypatch):
+  monkeypatch.setattr(sys, 'argv', ['script.py'])
+  with pytest.raises(OSError, match='no file'):
+    cifar10_console.run(_raise(OSError('no file')))
+
+
 def test_bug_keeps_its_traceback(monkeypatch):
   monkeypatch.setattr(sys, 'argv', ['script.py'])
   with pytest.raises(ZeroDivisionError):

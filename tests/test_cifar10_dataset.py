@@ -1,9 +1,10 @@
-import functools
+import errno
 import hashlib
 import http.server
 import io
 import os
 import shutil
+import socket
 import tarfile
 import threading
 
@@ -174,17 +175,65 @@ def test_interrupted_generation_leaves_nothing(tmp_path, monkeypatch):
   assert os.listdir(tmp_path) == []
 
 
-def test_second_of_two_generations_at_once_keeps_the_first(tmp_path, monkeypatch):
+def test_unfinished_work_of_a_killed_process_is_cleared_away(tmp_path):
+  (tmp_path / '.unfinished').mkdir()
+  (tmp_path / '.unfinished' / 'test_batch.bin').write_text('half')
+  cifar10_dataset.write_synthetic(str(tmp_path), records_per_file=10)
+  assert os.listdir(tmp_path) == [BIN]
+
+
+def test_second_of_two_generations_at_once_waits_for_the_first(tmp_path, monkeypatch, capsys):
   records = cifar10_dataset._synthetic_records
-  second = functools.partial(cifar10_dataset.write_synthetic, str(tmp_path), records_per_file=10)
+  second = threading.Thread(target=cifar10_dataset.write_synthetic, args=[str(tmp_path), 20])
+  drawn = []
 
   def and_another(labels, random):
-    if not cifar10_dataset.locate(str(tmp_path)):
-      monkeypatch.setattr(cifar10_dataset, '_synthetic_records', records)
-      second()
+    if not drawn:
+      second.start()
+      while 'waiting' not in capsys.readouterr().out:
+        assert second.is_alive()
+    drawn.append(len(labels))
     return records(labels, random)
 
   monkeypatch.setattr(cifar10_dataset, '_synthetic_records', and_another)
   cifar10_dataset.write_synthetic(str(tmp_path), records_per_file=10)
+  second.join()
+  assert drawn == [10] * 6
   assert os.listdir(tmp_path) == [BIN]
   assert len(cifar10_dataset.files(str(tmp_path / BIN), 'train_eval')) == 5
+
+
+@pytest.mark.parametrize('data_dir', ['/dev/null/data', '/proc/self'])
+def test_unwritable_folder_is_one_sentence(data_dir):
+  with pytest.raises(UserError, match='Cannot make the data set in %s ' % data_dir):
+    cifar10_dataset.write_synthetic(data_dir)
+
+
+def test_full_disk_is_one_sentence_and_leaves_nothing(tmp_path, monkeypatch):
+  def full(labels, random):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+  monkeypatch.setattr(cifar10_dataset, '_synthetic_records', full)
+  with pytest.raises(UserError, match='No space left on device.: it takes 350 MB'):
+    cifar10_dataset.write_synthetic(str(tmp_path))
+  assert os.listdir(tmp_path) == []
+
+
+def test_connection_that_stalls_is_given_up(tmp_path, monkeypatch):
+  with socket.create_server(('127.0.0.1', 0)) as silent:
+    monkeypatch.setattr(cifar10_dataset, 'DATA_URL',
+                        'http://127.0.0.1:%d/cifar-10-binary.tar.gz' % silent.getsockname()[1])
+    monkeypatch.setattr(cifar10_dataset, '_STALLED_SECS', 0.2)
+    with pytest.raises(UserError, match='Fetching http.* failed .*timed out'):
+      cifar10_dataset.download_and_extract(str(tmp_path))
+
+
+def test_classes_are_named_by_the_data_set(damaged):
+  (damaged / 'batches.meta.txt').write_text('0\n1\n2\n3\n4\n5\n6\n7\n8\n9\n\n')
+  assert cifar10_dataset.classes(str(damaged)) == tuple('0123456789')
+  (damaged / 'batches.meta.txt').write_text('one\ntwo\n')
+  with pytest.raises(UserError, match='batches.meta.txt names 2 classes, not 10'):
+    cifar10_dataset.classes(str(damaged))
+  os.remove(damaged / 'batches.meta.txt')
+  assert cifar10_dataset.classes(str(damaged)) == (
+      'airplane', 'automobile', 'bird', 'cat', 'deer', 'dog', 'frog', 'horse', 'ship', 'truck')

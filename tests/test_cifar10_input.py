@@ -101,7 +101,7 @@ def test_constant_image_becomes_zero(prepare, value, run_graph):
   np.testing.assert_allclose(out, 0, atol=0.1)
 
 
-def test_training_batches_are_shuffled_from_all_files(folder, run_graph, capsys):
+def test_training_batches_are_shuffled_and_have_all_classes(folder, run_graph, capsys):
   images, labels = cifar10_input.distorted_inputs(folder, 50)
   assert (images.dtype, images.shape) == (tf.float32, [50, 24, 24, 3])
   assert (labels.dtype, labels.shape) == (tf.int32, [50])

@@ -1,0 +1,145 @@
+import os
+import threading
+import time
+
+import numpy as np
+import pytest
+import tensorflow.compat.v1 as tf
+
+import cifar10
+import cifar10_eval
+import cifar10_run
+from cifar10_console import UserError
+
+FLAGS = cifar10_eval.FLAGS
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch, small_data_dir):
+  monkeypatch.chdir(tmp_path)
+  tf.summary.FileWriterCache.clear()
+  FLAGS(['cifar10_eval.py', '--data_dir=' + small_data_dir, '--eval_interval_secs=0'])
+  return tmp_path
+
+
+@pytest.fixture
+def save(home):
+  """Saves the checkpoint of an untrained network at a step, in a run that ends at `max_steps`."""
+  train_dir = str(home / 'cifar10' / 'train')
+
+  def save_at(step, max_steps, classes=None):
+    cifar10_run.record_start(train_dir, {'max_steps': max_steps}, classes or cifar10.classes())
+    with tf.Graph().as_default(), tf.Session() as session:
+      global_step = tf.train.get_or_create_global_step()
+      cifar10.inference(tf.zeros([1, 24, 24, 3]))
+      averages = tf.train.ExponentialMovingAverage(cifar10.MOVING_AVERAGE_DECAY)
+      averages.apply(tf.trainable_variables())
+      session.run(tf.global_variables_initializer())
+      global_step.load(step, session)
+      tf.train.Saver().save(session, train_dir + '/model.ckpt', global_step=step)
+
+  return save_at
+
+
+def _curves(home):
+  """The points of the curves in the event files: (tag, step) of all that begin with precision."""
+  return sorted((value.tag, event.step) for path in (home / 'cifar10' / 'eval').iterdir()
+                for event in tf.train.summary_iterator(str(path))
+                for value in event.summary.value if value.tag.startswith('precision'))
+
+
+@pytest.mark.parametrize('flag, default', [
+    ('eval_dir', 'cifar10/eval'), ('eval_data', 'test'), ('checkpoint_dir', 'cifar10/train'),
+    ('eval_interval_secs', 300), ('num_examples', 10000), ('run_once', False),
+    ('use_moving_averages', True)])
+def test_default_is_the_tutorials(flag, default):
+  assert FLAGS[flag].default == default
+
+
+def test_each_checkpoint_is_evaluated_once_until_the_run_has_ended(home, save, capsys):
+  save(3, max_steps=9)
+  evaluation = threading.Thread(target=cifar10_eval.main)
+  evaluation.start()
+  out = ''
+  for step in (6, 9):
+    while out.count('precision @ 1 = ') < step / 3 - 1:
+      time.sleep(0.1)
+      assert evaluation.is_alive()
+      out += capsys.readouterr().out
+    save(step, max_steps=9)
+  evaluation.join(timeout=60)
+  assert not evaluation.is_alive()
+  assert _curves(home) == [('precision @ 1', 3), ('precision @ 1', 6), ('precision @ 1', 9)]
+
+
+@pytest.mark.parametrize('args, curve', [
+    ([], 'precision @ 1'),
+    (['--eval_data=train_eval'], 'precision @ 1 of training images'),
+    (['--use_moving_averages=false'], 'precision @ 1 without moving averages'),
+    (['--eval_data=train_eval', '--use_moving_averages=false'],
+     'precision @ 1 of training images without moving averages'),
+])
+def test_each_kind_of_evaluation_has_its_own_curve(home, save, args, curve):
+  save(3, max_steps=9)
+  FLAGS(['cifar10_eval.py', '--run_once', *args])
+  cifar10_eval.main()
+  assert _curves(home) == [(curve, 3)]
+
+
+def test_images_beyond_num_examples_do_not_count():
+  batches = iter([[True] * 128, [True] * 72 + [False] * 56])
+  correct = tf.py_func(lambda: np.array(next(batches)), [], tf.bool)
+  FLAGS.num_examples = 200
+  with tf.Session() as session:
+    assert cifar10_eval._evaluate_once(session, correct, tf.constant(b'its summary')) == (
+        1.0, b'its summary')
+
+
+def test_run_without_a_record_can_be_evaluated(home, save):
+  save(3, max_steps=9)
+  (home / 'cifar10' / 'train' / 'run.json').unlink()
+  FLAGS.run_once = True
+  cifar10_eval.main()
+  assert _curves(home) == [('precision @ 1', 3)]
+
+
+def test_run_on_another_data_set_is_refused_also_when_it_comes_later(save):
+  errors = []
+
+  def evaluate():
+    try:
+      cifar10_eval.main()
+    except UserError as error:
+      errors.append(str(error))
+
+  evaluation = threading.Thread(target=evaluate)
+  evaluation.start()
+  time.sleep(1)
+  assert evaluation.is_alive()
+  save(3, max_steps=9, classes=cifar10.cifar10_dataset.CLASSES)
+  evaluation.join(timeout=60)
+  assert 'The run in cifar10/train is on another data set (airplane, ' in errors[0]
+
+
+def test_without_a_checkpoint_run_once_fetches_nothing(home):
+  FLAGS(['cifar10_eval.py', '--run_once', '--synthetic'])
+  FLAGS['data_dir'].using_default_value = True
+  with pytest.raises(UserError, match='There is no checkpoint in cifar10/synthetic/train: '):
+    cifar10_eval.main()
+  assert os.listdir(home) == []
+
+
+@pytest.mark.parametrize('path', ['/dev/null/eval', '/proc/self'])
+def test_directory_that_cannot_be_written_is_one_sentence(save, path):
+  save(3, max_steps=9)
+  FLAGS(['cifar10_eval.py', '--run_once', '--eval_dir=' + path])
+  with pytest.raises(UserError, match='Cannot write to %s .*: name another .* --eval_dir' % path):
+    cifar10_eval.main()
+
+
+@pytest.mark.parametrize('flag', ['checkpoint_dir', 'eval_dir'])
+def test_path_that_is_no_directory_is_refused_with_its_flag(save, flag):
+  save(3, max_steps=9)
+  FLAGS(['cifar10_eval.py', '--%s=/dev/null' % flag])
+  with pytest.raises(UserError, match='/dev/null is not a directory: .* --%s' % flag):
+    cifar10_eval.main()
