@@ -16,6 +16,7 @@ import tensorflow.compat.v1 as tf
 
 import cifar10
 import cifar10_console
+import cifar10_device
 import cifar10_run
 from cifar10_console import UserError
 
@@ -63,7 +64,7 @@ def evaluate():
       for checkpoint in _checkpoints(checkpoint_dir):
         cifar10_run.check_data_set(checkpoint_dir, cifar10.classes())
         step = cifar10_run.check_fits(checkpoint, variables)
-        with tf.Session(config=cifar10_run.session_config()) as session:
+        with tf.Session(config=cifar10_device.session_config()) as session:
           saver.restore(session, checkpoint)
           precision, summary = _evaluate_once(session, correct, summary_op)
         cifar10_console.log('precision @ 1 = %.3f' % precision)

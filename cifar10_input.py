@@ -112,7 +112,9 @@ def distort(images):
     contrast = tf.random_uniform([n, 1, 1, 1], _MIN_CONTRAST, _MAX_CONTRAST)
     floats = tf.cast(crops, tf.float32) + brightness
     means = tf.reduce_mean(floats, axis=[1, 2], keepdims=True)
-    return tf.image.per_image_standardization((floats - means) * contrast + means)
+    # (floats - means) * contrast + means, with one broadcast over the three colours less.
+    adjusted = floats * contrast + means * (1 - contrast)
+    return tf.image.per_image_standardization(adjusted)
 
 
 def center(images):
@@ -165,7 +167,8 @@ def _prefetch(images, labels):
   """Adds a queue of whole batches, so that a training step never waits for the distortions."""
   queue = tf.FIFOQueue(4, [images.dtype, labels.dtype], [images.shape, labels.shape],
                        name='prefetch')
-  tf.train.add_queue_runner(tf.train.QueueRunner(queue, [queue.enqueue([images, labels])]))
+  # Two threads: one takes a batch out of the shuffle queue while the other distorts.
+  tf.train.add_queue_runner(tf.train.QueueRunner(queue, [queue.enqueue([images, labels])] * 2))
   return queue.dequeue()
 
 

@@ -23,15 +23,8 @@ _WRITTEN = re.compile(r'''
     | model\.ckpt-\d+ (\.index | \.meta | \.data-\d{5}-of-\d{5})
     ) (\.tmp[0-9a-f]* | \.tempstate\d+)?
     | model\.ckpt-\d+_temp/part-\d{5}-of-\d{5}\..*
+    | timeline-\d+\.json
     | events\.out\.tfevents\.\d+\..*''', re.VERBOSE)
-
-
-def session_config(log_device_placement=False):
-  """Returns the `tf.ConfigProto` that training and evaluation open their sessions with."""
-  # A GPU's memory is taken as it is needed, so that evaluation finds room beside training.
-  return tf.ConfigProto(allow_soft_placement=True,
-                        log_device_placement=log_device_placement,
-                        gpu_options=tf.GPUOptions(allow_growth=True))
 
 
 def check_directory(path, flag):

@@ -15,6 +15,7 @@ import tensorflow.compat.v1 as tf
 
 import cifar10
 import cifar10_console
+import cifar10_device
 import cifar10_run
 from cifar10_console import UserError
 
@@ -31,6 +32,10 @@ tf.app.flags.DEFINE_integer('save_checkpoint_secs', 600, 'Seconds from one check
                             lower_bound=1)
 tf.app.flags.DEFINE_integer('save_summaries_steps', 100, 'Steps from one summary for TensorBoard '
                             'to the next; 0 writes none.', lower_bound=0)
+tf.app.flags.DEFINE_integer('profile_steps', 0, 'Steps from one profile to the next; 0 writes '
+                            'none. timeline-STEP.json in --train_dir shows when each op ran: '
+                            'open it in chrome://tracing or https://ui.perfetto.dev.',
+                            lower_bound=0)
 tf.app.flags.DEFINE_boolean('log_device_placement', False, 'Tell on which device each op runs.')
 tf.app.flags.DEFINE_boolean('restart', False, 'Delete the run in --train_dir and start over.')
 
@@ -57,13 +62,16 @@ def training_session(loss, examples_per_step):
   _prepare(train_dir)
 
   stop = _StopHook(FLAGS.max_steps)
+  hooks = [stop]
+  if FLAGS.profile_steps:
+    hooks.append(tf.train.ProfilerHook(save_steps=FLAGS.profile_steps, output_dir=train_dir))
   try:
     with tf.train.MonitoredTrainingSession(
         checkpoint_dir=train_dir,
         # Before the hook that saves: a loss that is not finite leaves the last checkpoint as it is.
         chief_only_hooks=[_LogHook(train_dir, loss, examples_per_step)],
-        hooks=[stop],
-        config=cifar10_run.session_config(FLAGS.log_device_placement),
+        hooks=hooks,
+        config=cifar10_device.session_config(FLAGS.log_device_placement),
         save_checkpoint_secs=FLAGS.save_checkpoint_secs,
         save_summaries_steps=FLAGS.save_summaries_steps,
         log_step_count_steps=FLAGS.save_summaries_steps) as session:

@@ -52,18 +52,24 @@ def _constant_images(tf, batch_size):
   return images, labels
 
 
-def project(data_dir, batch_size):
+def project(data_dir, batch_size, *flags):
   """cifar10_train.py as it is: with its log, its summaries and its checkpoints."""
   tf = _graph_mode()
   import cifar10
   import cifar10_session
-  _parse_flags(data_dir, batch_size, '--train_dir=' + tempfile.mkdtemp(), '--max_steps=10000000')
+  _parse_flags(data_dir, batch_size, '--train_dir=' + tempfile.mkdtemp(), '--max_steps=10000000',
+               *flags)
   global_step = tf.train.get_or_create_global_step()
   images, labels = cifar10.distorted_inputs()
   loss = cifar10.loss(cifar10.inference(images), labels)
   train_op = cifar10.train(loss, global_step)
   session = _LASTING.enter_context(cifar10_session.training_session(loss, batch_size))
   return lambda: session.run(train_op)
+
+
+def project_mixed_precision(data_dir, batch_size):
+  """The same with --mixed_precision."""
+  return project(data_dir, batch_size, '--mixed_precision')
 
 
 def project_computation(data_dir, batch_size):
@@ -212,8 +218,8 @@ def matrix_product(data_dir, batch_size):
   return _running(tf.Session(), tf.matmul(matrix, matrix).op)
 
 
-PROGRAMS = [project, project_computation, project_input, project_evaluation, naive, naive_input,
-            keras, pytorch, matrix_product]
+PROGRAMS = [project, project_mixed_precision, project_computation, project_input,
+            project_evaluation, naive, naive_input, keras, pytorch, matrix_product]
 
 
 def main():

@@ -27,6 +27,7 @@ RATIOS = [
     ('float32 to PyTorch on constant images', 'project', 'pytorch', 1.8),
     ('with the input to the computation alone', 'project', 'project_computation', 0.95),
     ('float32 to the matrix-product roofline', 'project', 'matrix_product', 0.75),
+    ('mixed precision to the naive formulation', 'project_mixed_precision', 'naive', 2.2),
     ('evaluation to training', 'project_evaluation', 'project', 3.0),
     ('input alone to the naive input', 'project_input', 'naive_input', 5.0),
 ]
@@ -86,9 +87,9 @@ def main():
 def report(measured, arguments):
   """Prints the tables and writes the JSON file."""
   medians = {program.name: statistics.median(program.rates) for program in measured}
-  print('%-20s %10s %23s %9s' % ('program', 'images/s', 'from .. to', 'peak MB'))
+  print('%-24s %10s %23s %9s' % ('program', 'images/s', 'from .. to', 'peak MB'))
   for program in measured:
-    print('%-20s %10.0f %11.0f .. %8.0f %9.0f' % (
+    print('%-24s %10.0f %11.0f .. %8.0f %9.0f' % (
         program.name, medians[program.name], min(program.rates), max(program.rates),
         program.peak_mb))
   print('\n%-42s %6s %9s' % ('ratio', 'is', 'at least'))

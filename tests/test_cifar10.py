@@ -4,6 +4,7 @@ import tensorflow.compat.v1 as tf
 
 import cifar10
 import cifar10_dataset
+import cifar10_device
 import numpy_network
 from cifar10_console import UserError
 
@@ -149,6 +150,45 @@ def test_normalisation_can_be_differentiated_twice():
     np.testing.assert_allclose(session.run(second, {x: point}), expected, rtol=1e-4, atol=1e-7)
 
 
+def test_mixed_precision_gives_nearly_the_same_from_the_same_variables(images, labels, monkeypatch):
+  monkeypatch.setattr(cifar10_device, 'bfloat16_or_float32', lambda: tf.bfloat16)
+  with tf.variable_scope(''):
+    exact = cifar10.inference(tf.constant(images))
+  FLAGS.mixed_precision = True
+  with tf.variable_scope('', reuse=True):
+    mixed = cifar10.inference(tf.constant(images))
+  variables = tf.trainable_variables()
+  assert {v.op.name: v.shape.as_list() for v in variables} == SHAPES
+  assert {v.dtype.base_dtype for v in variables} == {tf.float32}
+  losses = [tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits=logits))
+            for logits in (exact, mixed)]
+  assert [loss.dtype for loss in losses] == [tf.float32] * 2
+  with tf.Session() as session:
+    session.run(tf.global_variables_initializer())
+    expected, actual = session.run([exact, mixed])
+    # bfloat16 has 8 bits: a relative error of 1/256 each time a value is rounded.
+    np.testing.assert_allclose(actual, expected, atol=0.03 * abs(expected).max())
+    assert np.any(actual != expected)
+    for a, b in zip(*session.run([tf.gradients(loss, variables) for loss in losses])):
+      # More, because rounding also changes which value of a pool is the largest.
+      assert np.linalg.norm(b - a) < 0.25 * np.linalg.norm(a)
+
+
+@pytest.mark.parametrize('flag, dtype', [(True, tf.bfloat16), (True, tf.float32),
+                                         (False, tf.float32)])
+def test_convolutions_and_their_gradients_have_the_precision_asked_for(
+    flag, dtype, images, labels, monkeypatch):
+  monkeypatch.setattr(cifar10_device, 'bfloat16_or_float32', lambda: dtype)
+  FLAGS.mixed_precision = flag
+  _build(images, labels)
+  operations = tf.get_default_graph().get_operations()
+  convolutions = [op for op in operations if op.type.startswith('Conv2D')]
+  assert len(convolutions) == 2 * 3  # Each with the gradients for its images and its kernel.
+  assert {op.outputs[0].dtype for op in convolutions} == {dtype}
+  if dtype == tf.float32:
+    assert not [op for op in operations if tf.bfloat16 in [t.dtype for t in op.outputs]]
+
+
 def test_loss_can_be_differentiated_with_respect_to_the_images(labels):
   images = tf.placeholder(tf.float32, [None, 24, 24, 3])
   loss = cifar10.loss(cifar10.inference(images), tf.constant(labels))
@@ -275,6 +315,17 @@ def test_summaries_have_readable_names(session):
       {'learning_rate', 'conv1/filters/image'}
       | {layer + '/sparsity' for layer in layers}
       | {'losses/%s/%s' % (loss, kind) for loss in losses for kind in ('raw', 'average')})
+
+
+def test_histograms_of_activations_are_of_sixteen_images():
+  cifar10.inference(tf.random_normal([20, 24, 24, 3]))
+  with tf.Session() as session:
+    session.run(tf.global_variables_initializer())
+    summary = tf.Summary.FromString(session.run(tf.summary.merge_all()))
+  counts = {value.tag: value.histo.num for value in summary.value if value.HasField('histo')}
+  assert counts == {'conv1/activations': 16 * 24 * 24 * 64, 'conv2/activations': 16 * 12 * 12 * 64,
+                    'local3/activations': 16 * 384, 'local4/activations': 16 * 192,
+                    'softmax_linear/activations': 16 * 10}
 
 
 def test_sparsity_is_the_fraction_of_zeros(session):

@@ -7,6 +7,7 @@ import shutil
 import socket
 import tarfile
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -224,8 +225,10 @@ def test_connection_that_stalls_is_given_up(tmp_path, monkeypatch):
     monkeypatch.setattr(cifar10_dataset, 'DATA_URL',
                         'http://127.0.0.1:%d/cifar-10-binary.tar.gz' % silent.getsockname()[1])
     monkeypatch.setattr(cifar10_dataset, '_STALLED_SECS', 0.2)
+    start = time.monotonic()
     with pytest.raises(UserError, match='Fetching http.* failed .*timed out'):
       cifar10_dataset.download_and_extract(str(tmp_path))
+    assert time.monotonic() - start < 10
 
 
 def test_classes_are_named_by_the_data_set(damaged):

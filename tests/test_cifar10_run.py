@@ -130,14 +130,6 @@ def test_interrupted_clearing_can_be_taken_up_again(train_dir, monkeypatch, stop
   assert _files(train_dir) == sorted(MINE)
 
 
-def test_sessions_take_gpu_memory_as_needed_and_tell_placement_if_asked():
-  config = cifar10_run.session_config()
-  assert config.gpu_options.allow_growth
-  assert config.allow_soft_placement
-  assert not config.log_device_placement
-  assert cifar10_run.session_config(log_device_placement=True).log_device_placement
-
-
 def test_clear_refuses_what_is_not_from_here(train_dir):
   os.remove(train_dir / 'run.json')
   before = sorted(os.listdir(train_dir))

@@ -1,3 +1,4 @@
+import json
 import os
 import re
 import signal
@@ -73,7 +74,8 @@ def test_speed_is_the_mean_since_the_last_line(capsys, monkeypatch):
 
 @pytest.mark.parametrize('flag, default', [
     ('train_dir', 'cifar10/train'), ('max_steps', 100000), ('log_frequency', 10),
-    ('save_checkpoint_secs', 600), ('save_summaries_steps', 100), ('log_device_placement', False),
+    ('save_checkpoint_secs', 600), ('save_summaries_steps', 100), ('profile_steps', 0),
+    ('log_device_placement', False),
     ('restart', False)])
 def test_default_is_the_tutorials(flag, default):
   assert FLAGS[flag].default == default
@@ -85,6 +87,18 @@ def test_summaries_come_every_so_many_steps(train_dir):
   [events] = train_dir.glob('events.*')
   assert [event.step for event in tf.train.summary_iterator(str(events))
           for value in event.summary.value if value.tag == 'loss'] == [1, 4, 7]
+
+
+def test_profile_is_written_every_so_many_steps(train_dir):
+  FLAGS.profile_steps = 3
+  _train(8)
+  traces = {path.name: json.loads(path.read_text()) for path in train_dir.glob('timeline-*')}
+  assert traces.keys() == {'timeline-3.json', 'timeline-6.json'}
+  for trace in traces.values():
+    assert 'AssignAdd' in ' '.join(event['name'] for event in trace['traceEvents'])
+  FLAGS.restart, FLAGS.profile_steps = True, 0
+  _train(8)
+  assert not list(train_dir.glob('timeline-*'))
 
 
 def test_checkpoints_come_every_so_many_seconds(train_dir):

@@ -1,0 +1,59 @@
+"""Measures how long a training takes from the command to its first step.
+
+  python benchmarks/startup.py --data_dir=cifar10/data
+
+Beside it the time of `import tensorflow` alone, which no script can do without; the two take turns.
+Run it on a machine that does nothing else.
+"""
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+
+def import_tensorflow():
+  start = time.perf_counter()
+  subprocess.run([sys.executable, '-c', 'import tensorflow'], stderr=subprocess.DEVNULL, check=True)
+  return time.perf_counter() - start
+
+
+def first_step(data_dir):
+  with tempfile.TemporaryDirectory() as train_dir:
+    start = time.perf_counter()
+    process = subprocess.Popen(
+        [sys.executable, os.path.join(ROOT, 'cifar10_train.py'), '--data_dir=' + data_dir,
+         '--train_dir=' + train_dir],
+        stdout=subprocess.PIPE, text=True)
+    try:
+      if not any('step 0,' in line for line in process.stdout):
+        sys.exit('The training ended before its first step.')
+      return time.perf_counter() - start
+    finally:
+      process.kill()
+      process.wait()
+
+
+def main():
+  parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+  parser.add_argument('--data_dir', default='cifar10/data', help='folder with the data set')
+  parser.add_argument('--rounds', type=int, default=7, help='turns of each')
+  arguments = parser.parse_args()
+
+  imports, steps = [], []
+  for _ in range(arguments.rounds):
+    imports.append(import_tensorflow())
+    steps.append(first_step(arguments.data_dir))
+  for what, seconds in (('import tensorflow', imports), ('first training step', steps)):
+    print('%-20s %5.2f s (%.2f .. %.2f)' % (
+        what, statistics.median(seconds), min(seconds), max(seconds)))
+  print('%-20s %5.2f s' % ('1.25 imports + 3 s', 1.25 * statistics.median(imports) + 3))
+
+
+if __name__ == '__main__':
+  main()

@@ -1,0 +1,43 @@
+"""What the scripts ask of the machine: the settings of their sessions, and bfloat16."""
+
+import functools
+
+import tensorflow.compat.v1 as tf
+
+_CPUINFO = '/proc/cpuinfo'
+
+
+def session_config(log_device_placement=False):
+  """Returns the `tf.ConfigProto` that training and evaluation open their sessions with."""
+  # A GPU's memory is taken as it is needed, so that evaluation finds room beside training.
+  return tf.ConfigProto(allow_soft_placement=True,
+                        log_device_placement=log_device_placement,
+                        gpu_options=tf.GPUOptions(allow_growth=True))
+
+
+@functools.lru_cache(maxsize=None)
+def bfloat16_or_float32():
+  """Returns tf.bfloat16 if the machine computes in it, or else tf.float32, and says so once."""
+  if _has_bfloat16():
+    return tf.bfloat16
+  print('This machine has no bfloat16 arithmetic: --mixed_precision computes in float32.')
+  return tf.float32
+
+
+def _has_bfloat16():
+  gpus = tf.config.list_physical_devices('GPU')
+  if gpus:
+    # Ampere, the first generation with bfloat16, is 8.0.
+    details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
+    return all(detail.get('compute_capability', (0, 0)) >= (8, 0) for detail in details)
+  return bool(_processor_features() & {'avx512_bf16', 'amx_bf16', 'bf16'})
+
+
+def _processor_features():
+  """Returns what Linux says of the processor; nothing on other systems."""
+  try:
+    with open(_CPUINFO) as lines:
+      return {feature for line in lines if line.lower().startswith(('flags', 'features'))
+              for feature in line.split(':', 1)[1].split()}
+  except OSError:
+    return set()
