@@ -25,7 +25,8 @@ from cifar10_console import UserError
 
 FLAGS = tf.app.flags.FLAGS
 
-tf.app.flags.DEFINE_integer('batch_size', 128, 'Images in a batch.', lower_bound=1)
+tf.app.flags.DEFINE_integer('batch_size', 128, 'Images in a batch.', lower_bound=1,
+                            upper_bound=50000)
 tf.app.flags.DEFINE_string('data_dir', 'cifar10/data',
                            'Folder that holds, or receives, the data set.')
 tf.app.flags.DEFINE_boolean('synthetic', False,
@@ -84,7 +85,7 @@ def maybe_download_and_extract():
   if FLAGS.synthetic:
     cifar10_dataset.write_synthetic(data_dir)
     return
-  # Only into a place that was meant: 162 MB into a mistyped one would help nobody.
+  # Only into a place that was meant: 170 MB into a mistyped one would help nobody.
   if not FLAGS['data_dir'].using_default_value:
     if not os.path.isdir(data_dir):
       raise UserError('There is no folder %s: name the one that holds %s with --data_dir, or make '

@@ -42,6 +42,9 @@ def run(main):
     except KeyboardInterrupt:
       return 130
 
+  # Closed (`>&-`) they are None.
+  sys.stdout = sys.stdout or open(os.devnull, 'w')
+  sys.stderr = sys.stderr or open(os.devnull, 'w')
   # Line by line also into a file or a pipe, where someone may be following the run.
   sys.stdout.reconfigure(line_buffering=True)
   app.run(reported, flags_parser=_parse_flags)

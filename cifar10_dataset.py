@@ -58,7 +58,7 @@ def locate(data_dir):
 
 
 def files(folder, eval_data):
-  """Lists the paths of one part of the data set, each proved to be whole.
+  """Lists the paths of one part of the data set, each proved to have whole records.
 
   Args:
     folder: path of the folder that holds the `.bin` files.
@@ -143,7 +143,7 @@ def download_and_extract(data_dir):
 
 
 def _download(url, path):
-  print('Fetching CIFAR-10 (162 MB) from %s' % url)
+  print('Fetching CIFAR-10 (170 MB) from %s' % url)
   digest = hashlib.sha256()
   with open(path, 'wb') as archive:
     for block in _blocks(url):
@@ -267,13 +267,16 @@ def _make(data_dir, fill):
     with _locked(data_dir):
       if locate(data_dir):
         return
+      folder = os.path.join(data_dir, FOLDER)
+      if os.path.exists(folder):
+        raise UserError('%s is there, but without a data set: remove it.' % folder)
       unfinished = os.path.join(data_dir, UNFINISHED)
       # A process that was killed left it: we have the lock, so nobody works there.
       shutil.rmtree(unfinished, ignore_errors=True)
       os.mkdir(unfinished)
       try:
         fill(unfinished)
-        os.rename(unfinished, os.path.join(data_dir, FOLDER))
+        os.rename(unfinished, folder)
       finally:
         shutil.rmtree(unfinished, ignore_errors=True)
   except OSError as error:
@@ -291,6 +294,8 @@ def _locked(folder):
     except BlockingIOError:
       print('Another process is making the data set in %s: waiting for it.' % folder)
       fcntl.flock(descriptor, fcntl.LOCK_EX)
+    except OSError:
+      pass  # A network file system without such locks: go on without.
     yield
   finally:
     os.close(descriptor)  # Which unlocks; so does the end of a process, however it ends.

@@ -2,8 +2,8 @@
 
   python cifar10_eval.py
 
-Beside a training script it evaluates each new checkpoint until the training has ended;
-with --run_once only the latest.
+Beside a training script it evaluates the latest checkpoint whenever that is a new one, until the
+training has ended; with --run_once it does so once.
 """
 
 import cifar10_quiet  # noqa: F401, before TensorFlow
@@ -80,7 +80,6 @@ def evaluate():
 def _eval_dir():
   """Returns the directory for the event files, made and proved to be writable."""
   eval_dir = cifar10.directory('eval_dir')
-  cifar10_run.check_directory(eval_dir, 'eval_dir')
   try:
     os.makedirs(eval_dir, exist_ok=True)
     # The event writer would only log that it cannot write.
@@ -92,14 +91,16 @@ def _eval_dir():
   return eval_dir
 
 
-def _check_checkpoints():
+def _check_directories():
   """Checks, before anything is fetched or built, that there is something to evaluate.
 
   Raises:
-    UserError: there is no checkpoint, and --run_once asks not to wait for one.
+    UserError: a flag names no directory, or there is no checkpoint and --run_once asks not to wait
+      for one.
   """
   checkpoint_dir = cifar10.directory('checkpoint_dir')
   cifar10_run.check_directory(checkpoint_dir, 'checkpoint_dir')
+  cifar10_run.check_directory(cifar10.directory('eval_dir'), 'eval_dir')
   if not cifar10_run.latest_checkpoint(checkpoint_dir) and FLAGS.run_once:
     raise UserError('There is no checkpoint in %s: train first, or name the directory of a run '
                     'with --checkpoint_dir.' % checkpoint_dir)
@@ -125,8 +126,8 @@ def _evaluate_once(session, correct, summary_op):
   """
   coordinator = tf.train.Coordinator()
   threads = tf.train.start_queue_runners(session, coordinator)
-  recognised, summary = session.run([correct, summary_op])
   try:
+    recognised, summary = session.run([correct, summary_op])
     while len(recognised) < FLAGS.num_examples:
       recognised = np.append(recognised, session.run(correct))
   except tf.errors.OutOfRangeError:
@@ -148,7 +149,7 @@ def _precision_summary(precision):
 
 
 def main():
-  _check_checkpoints()
+  _check_directories()
   cifar10.maybe_download_and_extract()
   evaluate()
 

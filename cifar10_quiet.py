@@ -17,7 +17,11 @@ import threading
 @contextlib.contextmanager
 def _stderr_aside():
   """Sets aside what is written to standard error, and shows it if the body fails."""
-  stderr = os.dup(2)
+  try:
+    stderr = os.dup(2)
+  except OSError:  # It is closed: `2>&-`.
+    yield
+    return
   with tempfile.TemporaryFile() as aside:
     os.dup2(aside.fileno(), 2)
     try:
@@ -38,9 +42,11 @@ def _ended_by_control_c():
           and threading.current_thread() is threading.main_thread())
   if ours:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-  yield
-  if ours:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+  try:
+    yield
+  finally:
+    if ours:
+      signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _import_quietly():

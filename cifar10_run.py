@@ -36,8 +36,8 @@ def check_directory(path, flag):
   if not path:
     raise UserError('--%s is empty: it must name a directory.' % flag)
   if set(path) & set('*?['):
-    raise UserError('TensorFlow takes *, ? and [ in %s for a pattern and would not find its own '
-                    'checkpoints there: name another directory with --%s.' % (path, flag))
+    raise UserError('TensorFlow takes *, ? and [ in %s for a pattern: name another directory with '
+                    '--%s.' % (path, flag))
   if os.path.exists(path) and not os.path.isdir(path):
     raise UserError('%s is not a directory: name another with --%s.' % (path, flag))
 
@@ -122,20 +122,27 @@ def latest_checkpoint(train_dir):
   """Returns the path of a run's latest checkpoint, or None where there is none.
 
   Raises:
-    UserError: the file `checkpoint` names one that is missing.
+    UserError: the file `checkpoint` is damaged, or names one that is missing.
   """
-  state = tf.train.get_checkpoint_state(train_dir)
-  if not state:
+  names = os.path.join(train_dir, 'checkpoint')
+  if not os.path.exists(names):
     return None
+  try:
+    state = tf.train.get_checkpoint_state(train_dir)
+  except ValueError:
+    state = None
+  if not state:
+    raise UserError('%s is damaged, which names the latest checkpoint: put back a good copy, or '
+                    'start over with --restart.' % names)
   path = state.model_checkpoint_path
   if not tf.train.checkpoint_exists(path):
     raise UserError('%s is missing, though %s names it: put it back, or remove that file.'
-                    % (path, os.path.join(train_dir, 'checkpoint')))
+                    % (path, names))
   return path
 
 
 def check_fits(checkpoint, variables):
-  """Checks that a checkpoint is one of this network.
+  """Checks that a checkpoint is whole and one of this network.
 
   Args:
     checkpoint: path of a checkpoint, such as `cifar10/train/model.ckpt-100`.
@@ -157,9 +164,11 @@ def check_fits(checkpoint, variables):
         there = 'is missing' if key not in shapes else 'has shape %s' % shapes[key]
         raise UserError('%s is a checkpoint of another network: %s %s there and has shape %s here; '
                         'name another directory.' % (checkpoint, key, there, here))
+      reader.get_tensor(key)  # Which compares its checksum.
     return int(reader.get_tensor('global_step'))
-  except (tf.errors.OpError, ValueError) as error:
-    raise UserError('%s cannot be read (%s): it is damaged.' % (checkpoint, error)) from error
+  except (tf.errors.OpError, ValueError, IndexError) as error:
+    raise UserError('%s is damaged (%s): name another directory, or start over with --restart.'
+                    % (checkpoint, error)) from error
 
 
 def clear(train_dir):
@@ -168,9 +177,10 @@ def clear(train_dir):
   Raises:
     UserError: there are such files, but no `run.json` to prove that training wrote them.
   """
+  train_dir = os.path.normpath(train_dir)
   written = [os.path.join(folder, name) for folder, _, names in os.walk(train_dir) for name in names
              if _WRITTEN.fullmatch(os.path.relpath(os.path.join(folder, name), train_dir))]
-  if written and read(train_dir) is None:
+  if written and not any(os.path.basename(path).startswith(_RECORD) for path in written):
     raise UserError('%s holds %s but no %s: it is not from here, and --restart does not delete it.'
                     % (train_dir, os.path.basename(written[0]), _RECORD))
   # First what names the latest checkpoint, so that none that is half deleted is taken for whole;

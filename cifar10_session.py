@@ -58,7 +58,7 @@ def training_session(loss, examples_per_step):
   Raises:
     UserError: --train_dir cannot be used, or the loss is not finite.
   """
-  train_dir = cifar10.directory('train_dir')
+  train_dir = checked_train_dir()
   _prepare(train_dir)
 
   stop = _StopHook(FLAGS.max_steps)
@@ -71,6 +71,8 @@ def training_session(loss, examples_per_step):
         # Before the hook that saves: a loss that is not finite leaves the last checkpoint as it is.
         chief_only_hooks=[_LogHook(train_dir, loss, examples_per_step)],
         hooks=hooks,
+        # With relative paths a run that is copied or moved stays one of its own.
+        scaffold=tf.train.Scaffold(saver=tf.train.Saver(save_relative_paths=True)),
         config=cifar10_device.session_config(FLAGS.log_device_placement),
         save_checkpoint_secs=FLAGS.save_checkpoint_secs,
         save_summaries_steps=FLAGS.save_summaries_steps,
@@ -81,9 +83,15 @@ def training_session(loss, examples_per_step):
   stop.exit_if_signalled()
 
 
+def checked_train_dir():
+  """Returns the run's directory; a `UserError` if --train_dir can be none."""
+  train_dir = cifar10.directory('train_dir')
+  cifar10_run.check_directory(train_dir, 'train_dir')
+  return train_dir
+
+
 def _prepare(train_dir):
   """Sees to it that the directory is there, fits this program, and tells of this start."""
-  cifar10_run.check_directory(train_dir, 'train_dir')
   if FLAGS.restart:
     cifar10_run.clear(train_dir)
   classes = cifar10.classes()

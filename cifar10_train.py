@@ -40,6 +40,7 @@ def train():
 
 
 def main():
+  cifar10_session.checked_train_dir()  # Before anything is downloaded for it.
   cifar10.maybe_download_and_extract()
   train()
 

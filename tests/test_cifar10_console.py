@@ -70,6 +70,12 @@ def test_wrong_flag_is_one_sentence_and_status_2(monkeypatch, capsys, argument, 
   assert err.count('\n') == 1
 
 
+def test_closed_standard_streams_will_do(monkeypatch):
+  monkeypatch.setattr(sys, 'stdout', None)
+  monkeypatch.setattr(sys, 'stderr', None)
+  assert _status(monkeypatch, _raise(cifar10_console.UserError('Nobody reads this.'))) == 1
+
+
 def test_progress_is_shown_on_a_terminal_only(monkeypatch):
   for terminal, expected in (
       (True, '\r%-79s\n' % 'Copying: 3 of 3 MB, '), (False, '')):

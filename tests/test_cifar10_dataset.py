@@ -204,6 +204,22 @@ def test_second_of_two_generations_at_once_waits_for_the_first(tmp_path, monkeyp
   assert len(cifar10_dataset.files(str(tmp_path / BIN), 'train_eval')) == 5
 
 
+def test_folder_in_the_way_is_named_before_anything_is_made(tmp_path, monkeypatch):
+  (tmp_path / BIN).mkdir()
+  monkeypatch.setattr(cifar10_dataset, '_synthetic_records', None)
+  with pytest.raises(UserError, match='%s is there, but without a data set: remove it' % BIN):
+    cifar10_dataset.write_synthetic(str(tmp_path))
+
+
+def test_file_system_without_locks_will_do(tmp_path, monkeypatch):
+  def no_locks(descriptor, operation):
+    raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+
+  monkeypatch.setattr(cifar10_dataset.fcntl, 'flock', no_locks)
+  cifar10_dataset.write_synthetic(str(tmp_path), records_per_file=10)
+  assert os.listdir(tmp_path) == [BIN]
+
+
 @pytest.mark.parametrize('data_dir', ['/dev/null/data', '/proc/self'])
 def test_unwritable_folder_is_one_sentence(data_dir):
   with pytest.raises(UserError, match='Cannot make the data set in %s ' % data_dir):

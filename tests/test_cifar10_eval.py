@@ -58,18 +58,22 @@ def test_default_is_the_tutorials(flag, default):
 
 def test_each_checkpoint_is_evaluated_once_until_the_run_has_ended(home, save, capsys):
   save(3, max_steps=9)
-  evaluation = threading.Thread(target=cifar10_eval.main)
+  evaluation = threading.Thread(target=cifar10_eval.main, daemon=True)
   evaluation.start()
-  out = ''
-  for step in (6, 9):
-    while out.count('precision @ 1 = ') < step / 3 - 1:
-      time.sleep(0.1)
-      assert evaluation.is_alive()
-      out += capsys.readouterr().out
-    save(step, max_steps=9)
+  _wait_for('precision @ 1 = ', evaluation, capsys)
+  save(6, max_steps=9)
+  _wait_for('precision @ 1 = ', evaluation, capsys)
+  save(9, max_steps=9)
   evaluation.join(timeout=60)
   assert not evaluation.is_alive()
   assert _curves(home) == [('precision @ 1', 3), ('precision @ 1', 6), ('precision @ 1', 9)]
+
+
+def _wait_for(text, thread, capsys):
+  deadline = time.monotonic() + 60
+  while text not in capsys.readouterr().out:
+    assert thread.is_alive() and time.monotonic() < deadline
+    time.sleep(0.1)
 
 
 @pytest.mark.parametrize('args, curve', [
@@ -103,7 +107,7 @@ def test_run_without_a_record_can_be_evaluated(home, save):
   assert _curves(home) == [('precision @ 1', 3)]
 
 
-def test_run_on_another_data_set_is_refused_also_when_it_comes_later(save):
+def test_run_on_another_data_set_is_refused_also_when_it_comes_later(save, capsys):
   errors = []
 
   def evaluate():
@@ -112,10 +116,9 @@ def test_run_on_another_data_set_is_refused_also_when_it_comes_later(save):
     except UserError as error:
       errors.append(str(error))
 
-  evaluation = threading.Thread(target=evaluate)
+  evaluation = threading.Thread(target=evaluate, daemon=True)
   evaluation.start()
-  time.sleep(1)
-  assert evaluation.is_alive()
+  _wait_for('waiting for one', evaluation, capsys)
   save(3, max_steps=9, classes=cifar10.cifar10_dataset.CLASSES)
   evaluation.join(timeout=60)
   assert 'The run in cifar10/train is on another data set (airplane, ' in errors[0]
@@ -138,8 +141,9 @@ def test_directory_that_cannot_be_written_is_one_sentence(save, path):
 
 
 @pytest.mark.parametrize('flag', ['checkpoint_dir', 'eval_dir'])
-def test_path_that_is_no_directory_is_refused_with_its_flag(save, flag):
+def test_path_that_is_no_directory_is_refused_before_anything_is_fetched(save, flag, monkeypatch):
   save(3, max_steps=9)
+  monkeypatch.setattr(cifar10, 'maybe_download_and_extract', None)
   FLAGS(['cifar10_eval.py', '--%s=/dev/null' % flag])
   with pytest.raises(UserError, match='/dev/null is not a directory: .* --%s' % flag):
     cifar10_eval.main()

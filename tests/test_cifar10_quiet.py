@@ -66,6 +66,11 @@ def test_control_c_after_the_import_is_python_s_again(run):
   assert (process.returncode, process.stderr) == (0, '')
 
 
+def test_closed_standard_error_will_do(run):
+  process = run('import os; os.close(2); import cifar10_quiet; print("imported")', '')
+  assert (process.returncode, process.stdout) == (0, 'verbosity 40\nimported\n')
+
+
 def test_control_c_that_is_ignored_stays_ignored(run):
   process = run('import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n'
                 'import cifar10_quiet\n'

@@ -92,7 +92,7 @@ def test_unwritable_directory_is_one_sentence(path):
 
 @pytest.mark.parametrize('path, sentence', [
     ('', '--eval_dir is empty'),
-    ('run[1]', r'TensorFlow takes .* in run\[1\] for a pattern .* with --eval_dir'),
+    ('run[1]', r'TensorFlow takes .* in run\[1\] for a pattern: .* with --eval_dir'),
     ('/dev/null', '/dev/null is not a directory: name another with --eval_dir')])
 def test_path_that_cannot_be_a_run_is_refused_with_its_flag(path, sentence, tmp_path):
   cifar10_run.check_directory(str(tmp_path), 'eval_dir')
@@ -132,10 +132,26 @@ def test_interrupted_clearing_can_be_taken_up_again(train_dir, monkeypatch, stop
 
 def test_clear_refuses_what_is_not_from_here(train_dir):
   os.remove(train_dir / 'run.json')
+  os.remove(train_dir / 'run.json.tmp')
   before = sorted(os.listdir(train_dir))
   with pytest.raises(UserError, match='it is not from here'):
     cifar10_run.clear(str(train_dir))
   assert sorted(os.listdir(train_dir)) == before
+
+
+@pytest.mark.parametrize('record', ['run.json', 'run.json.tmp'])
+def test_clear_takes_a_damaged_record_for_a_proof_too(train_dir, record):
+  os.remove(train_dir / 'run.json')
+  os.remove(train_dir / 'run.json.tmp')
+  (train_dir / record).write_text('{')
+  cifar10_run.clear(str(train_dir))
+  assert _files(train_dir) == sorted(MINE)
+
+
+def test_clear_leaves_the_directory_itself(tmp_path):
+  _start(tmp_path)
+  cifar10_run.clear(str(tmp_path) + '/')
+  assert os.listdir(tmp_path) == []
 
 
 def test_clear_of_nothing_is_fine(tmp_path):
@@ -178,8 +194,24 @@ def test_missing_checkpoint_is_one_sentence(checkpoint, tmp_path, capfd):
   assert capfd.readouterr() == ('', '')
 
 
-@pytest.mark.parametrize('size', [0, 20])
-def test_damaged_checkpoint_is_one_sentence(checkpoint, size):
-  os.truncate(checkpoint + '.index', size)
-  with pytest.raises(UserError, match='model.ckpt-5 cannot be read .*: it is damaged'):
+@pytest.mark.parametrize('suffix, size', [
+    ('.index', 0), ('.index', 20), ('.data-00000-of-00001', 0), ('.data-00000-of-00001', 15)])
+def test_damaged_checkpoint_is_one_sentence(checkpoint, suffix, size):
+  assert os.path.getsize(checkpoint + suffix) > size
+  os.truncate(checkpoint + suffix, size)
+  with pytest.raises(UserError, match='model.ckpt-5 is damaged'):
     cifar10_run.check_fits(checkpoint, {v.op.name: v for v in tf.global_variables()})
+
+
+def test_checkpoint_with_a_wrong_byte_is_noticed(checkpoint):
+  with open(checkpoint + '.data-00000-of-00001', 'r+b') as data:
+    data.write(b'x')
+  with pytest.raises(UserError, match='model.ckpt-5 is damaged'):
+    cifar10_run.check_fits(checkpoint, {v.op.name: v for v in tf.global_variables()})
+
+
+@pytest.mark.parametrize('contents', [b'', b'nonsense', b'\xff\xfe'])
+def test_damaged_name_of_the_latest_checkpoint_is_one_sentence(checkpoint, tmp_path, contents):
+  (tmp_path / 'checkpoint').write_bytes(contents)
+  with pytest.raises(UserError, match='/checkpoint is damaged'):
+    cifar10_run.latest_checkpoint(str(tmp_path))

@@ -1,6 +1,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import time
 
@@ -132,9 +133,21 @@ def test_finished_run_takes_no_further_step(capsys):
 
 def test_directory_whose_checkpoints_could_not_be_found_again_is_refused(tmp_path):
   FLAGS.train_dir = 'run[1]'
-  with pytest.raises(UserError, match='would not find its own checkpoints there'):
+  with pytest.raises(UserError, match='for a pattern: name another'):
     _train(1)
   assert not (tmp_path / 'run[1]').exists()
+
+
+def test_copy_of_a_run_goes_on_by_itself(train_dir, tmp_path):
+  FLAGS.train_dir = str(train_dir)
+  _train(2)
+  before = sorted(os.listdir(train_dir))
+  FLAGS.train_dir = str(tmp_path / 'copy')
+  shutil.copytree(train_dir, FLAGS.train_dir)
+  for max_steps in range(3, 9):
+    _train(max_steps)
+  assert cifar10_run.latest_checkpoint(FLAGS.train_dir) == str(tmp_path / 'copy' / 'model.ckpt-8')
+  assert sorted(os.listdir(train_dir)) == before
 
 
 def test_restart_begins_at_step_0(train_dir, capsys):

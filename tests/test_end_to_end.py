@@ -298,8 +298,12 @@ def test_tensorboard_lists_what_training_and_evaluation_wrote(trained, home):
 
     deadline = time.time() + 60
     tags = {}
+    # It reads the runs while it serves them.
     while time.time() < deadline and not (
-        {'synthetic/train', 'synthetic/eval'} <= tags.get('scalars', {}).keys()):
+        {'synthetic/train', 'synthetic/eval'} <= tags.get('scalars', {}).keys()
+        and 'precision @ 1' in tags['scalars']['synthetic/eval']
+        and 'learning_rate' in tags['scalars']['synthetic/train']
+        and tags['images'] and tags['histograms']):
       time.sleep(0.5)
       tags = {plugin: json.loads(get('plugin/%s/tags' % plugin))
               for plugin in ('scalars', 'images', 'histograms')}
