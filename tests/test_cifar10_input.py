@@ -85,6 +85,25 @@ def test_brightness_and_contrast_are_in_range_and_differ_between_images(monkeypa
   assert abs(np.corrcoef(deltas, contrasts)[0, 1]) < 5 / count ** 0.5
 
 
+def test_distortions_are_those_of_tensorflow_on_each_image(folder, run_graph, monkeypatch):
+  images = numpy_network.read(os.path.join(folder, 'test_batch.bin'))[0][:20]
+  uniform, drawn = tf.random_uniform, []
+
+  def noted(*args, **kwargs):
+    drawn.append(uniform(*args, **kwargs))
+    return drawn[-1]
+
+  monkeypatch.setattr(tf, 'random_uniform', noted)
+  [(actual, *values)] = run_graph([cifar10_input.distort(tf.constant(images)), *drawn])
+  expected = []
+  for image, top, left, flip, brightness, contrast in zip(images, *map(np.squeeze, values)):
+    x = tf.cast(tf.image.crop_to_bounding_box(image, top, left, 24, 24), tf.float32)
+    x = tf.image.flip_left_right(x) if flip else x
+    x = tf.image.adjust_contrast(tf.image.adjust_brightness(x, brightness), contrast)
+    expected.append(tf.image.per_image_standardization(x))
+  np.testing.assert_allclose(actual, run_graph(expected)[0], atol=1e-5)
+
+
 @pytest.mark.parametrize('prepare', [cifar10_input.distort, cifar10_input.center])
 def test_images_are_standardised(prepare, folder, run_graph):
   images, _ = numpy_network.read(os.path.join(folder, 'test_batch.bin'))
