@@ -23,7 +23,8 @@ sys.path.insert(0, ROOT)
 _LASTING = contextlib.ExitStack()
 
 
-def _graph_mode():
+def graph_mode():
+  """Returns TensorFlow, set to what the scripts set it to."""
   import cifar10_quiet  # noqa: F401
   import tensorflow.compat.v1 as tf
   tf.disable_v2_behavior()
@@ -45,7 +46,7 @@ def _running(session, fetch):
   return lambda: session.run(fetch)
 
 
-def _constant_images(tf, batch_size):
+def constant_images(tf, batch_size):
   """Images and labels that cost nothing to provide, and that the graph optimiser cannot fold."""
   images = tf.get_local_variable('images', initializer=tf.random_normal([batch_size, 24, 24, 3]))
   labels = tf.get_local_variable('labels', initializer=tf.range(batch_size) % 10)
@@ -54,7 +55,7 @@ def _constant_images(tf, batch_size):
 
 def project(data_dir, batch_size, *flags):
   """cifar10_train.py as it is: with its log, its summaries and its checkpoints."""
-  tf = _graph_mode()
+  tf = graph_mode()
   import cifar10
   import cifar10_session
   _parse_flags(data_dir, batch_size, '--train_dir=' + tempfile.mkdtemp(), '--max_steps=10000000',
@@ -74,18 +75,18 @@ def project_mixed_precision(data_dir, batch_size):
 
 def project_computation(data_dir, batch_size):
   """The training step alone, on constant images."""
-  tf = _graph_mode()
+  tf = graph_mode()
   import cifar10
   _parse_flags(data_dir, batch_size)
   global_step = tf.train.get_or_create_global_step()
-  images, labels = _constant_images(tf, batch_size)
+  images, labels = constant_images(tf, batch_size)
   loss = cifar10.loss(cifar10.inference(images), labels)
   return _running(tf.Session(), cifar10.train(loss, global_step))
 
 
 def project_input(data_dir, batch_size):
   """The input pipeline alone."""
-  tf = _graph_mode()
+  tf = graph_mode()
   import cifar10
   _parse_flags(data_dir, batch_size)
   images, labels = cifar10.distorted_inputs()
@@ -94,10 +95,10 @@ def project_input(data_dir, batch_size):
 
 def project_evaluation(data_dir, batch_size):
   """Inference on constant images, as evaluation does it."""
-  tf = _graph_mode()
+  tf = graph_mode()
   import cifar10
   _parse_flags(data_dir, batch_size)
-  images, _ = _constant_images(tf, batch_size)
+  images, _ = constant_images(tf, batch_size)
   return _running(tf.Session(), tf.argmax(cifar10.inference(images), 1))
 
 
@@ -119,7 +120,7 @@ def _naive_inputs(tf, data_dir, batch_size):
 
 def naive(data_dir, batch_size):
   """The training step and the input as one writes them first, with tf.nn.lrn."""
-  tf = _graph_mode()
+  tf = graph_mode()
   import cifar10
   _parse_flags(data_dir, batch_size)
   cifar10._normalize = lambda x, name: tf.nn.lrn(x, 4, bias=1.0, alpha=0.001 / 9.0, beta=0.75)
@@ -131,7 +132,7 @@ def naive(data_dir, batch_size):
 
 def naive_input(data_dir, batch_size):
   """The input of `naive` alone."""
-  tf = _graph_mode()
+  tf = graph_mode()
   _parse_flags(data_dir, batch_size)
   images, labels = _naive_inputs(tf, data_dir, batch_size)
   return _running(tf.Session(), [images.op, labels.op])
@@ -213,7 +214,7 @@ def matrix_product(data_dir, batch_size):
   The training of one image is 0.105 GFLOP: 18.47 million multiply-adds forward, as many for each
   of the two gradients, but for the one with respect to the images.
   """
-  tf = _graph_mode()
+  tf = graph_mode()
   matrix = tf.get_local_variable('matrix', initializer=tf.random_normal([2048, 2048]))
   return _running(tf.Session(), tf.matmul(matrix, matrix).op)
 
