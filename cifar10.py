@@ -14,6 +14,7 @@ descends from the one that Alex Krizhevsky trained on this data set with cuda-co
 """
 
 import os
+import re
 
 import numpy as np
 import tensorflow.compat.v1 as tf
@@ -258,8 +259,9 @@ def _normalize(x, name):
 
 def _activation_summary(x):
   """Adds a histogram of a layer's activations for some images, and the fraction that is zero."""
-  # The variable scope is the layer's name, also where the name scope begins with a tower's.
-  with tf.name_scope(tf.get_variable_scope().name + '/'):
+  if _is_further_tower():
+    return
+  with _summary_scope():
     # Of all images it would take longer than the training step itself.
     tf.summary.histogram('activations', x[:_HISTOGRAM_IMAGES])
     tf.summary.scalar('sparsity', tf.reduce_mean(tf.cast(tf.equal(x, 0), tf.float32)))
@@ -267,14 +269,27 @@ def _activation_summary(x):
 
 def _filter_summary(kernel):
   """Adds a picture of a kernel [5, 5, 3, 64]: its 64 filters in a grid of 8 x 8, a pixel apart."""
+  if _is_further_tower():
+    return
   height, width, depth, count = kernel.shape.as_list()
   side = int(count ** 0.5)
-  with tf.name_scope('filter_grid'):
-    tiles = tf.pad(tf.transpose(kernel, [3, 0, 1, 2]), [[0, 0], [0, 1], [0, 1], [0, 0]])
-    rows = tf.reshape(tiles, [side, side, height + 1, width + 1, depth])
-    grid = tf.reshape(tf.transpose(rows, [0, 2, 1, 3, 4]),
-                      [1, side * (height + 1), side * (width + 1), depth])
-  tf.summary.image('filters', grid, max_outputs=1)
+  with _summary_scope():
+    with tf.name_scope('filter_grid'):
+      tiles = tf.pad(tf.transpose(kernel, [3, 0, 1, 2]), [[0, 0], [0, 1], [0, 1], [0, 0]])
+      rows = tf.reshape(tiles, [side, side, height + 1, width + 1, depth])
+      grid = tf.reshape(tf.transpose(rows, [0, 2, 1, 3, 4]),
+                        [1, side * (height + 1), side * (width + 1), depth])
+    tf.summary.image('filters', grid, max_outputs=1)
+
+
+def _is_further_tower():
+  """Returns whether the variables are another tower's too, whose summaries stand for all."""
+  return tf.get_variable_scope().reuse is True
+
+
+def _summary_scope():
+  """Returns the layer's name scope without a tower's, for the names of its summaries."""
+  return tf.name_scope(tf.get_variable_scope().name + '/')
 
 
 def loss(logits, labels):
@@ -289,10 +304,27 @@ def loss(logits, labels):
   Returns:
     A float32 scalar.
   """
+  add_cross_entropy(logits, labels)
+  return total_loss()
+
+
+def add_cross_entropy(logits, labels):
+  """Adds the cross entropy, averaged over the batch, to the collection 'losses', see `loss`."""
   cross_entropies = tf.nn.sparse_softmax_cross_entropy_with_logits(
       labels=labels, logits=logits, name='cross_entropy_per_example')
   tf.add_to_collection('losses', tf.reduce_mean(cross_entropies, name='cross_entropy'))
-  return tf.add_n(tf.get_collection('losses'), name='total_loss')
+
+
+def total_loss(scope=None):
+  """Adds the sum of the collection 'losses'.
+
+  Args:
+    scope: the name scope of a tower, such as 'tower_0/', to sum only what is in it.
+
+  Returns:
+    A float32 scalar.
+  """
+  return tf.add_n(tf.get_collection('losses', scope), name='total_loss')
 
 
 def train(total_loss, global_step):
@@ -305,17 +337,42 @@ def train(total_loss, global_step):
   Returns:
     The op that does all of it.
   """
+  optimizer = gradient_descent(global_step, FLAGS.batch_size)
+  update = apply_gradients(optimizer, optimizer.compute_gradients(total_loss), global_step)
+  return tf.group(update, loss_summaries(tf.get_collection('losses') + [total_loss]), name='train')
+
+
+def gradient_descent(global_step, examples_per_step):
+  """Adds the schedule of the learning rate, and its summary.
+
+  Args:
+    global_step: an integer variable, the number of steps taken.
+    examples_per_step: the number of images in one step: the schedule counts epochs.
+
+  Returns:
+    A `tf.train.Optimizer`.
+  """
   with tf.name_scope('schedule'):
-    steps_per_epoch = NUM_EXAMPLES_PER_EPOCH_FOR_TRAIN / FLAGS.batch_size
+    steps_per_epoch = NUM_EXAMPLES_PER_EPOCH_FOR_TRAIN / examples_per_step
     learning_rate = tf.train.exponential_decay(
         INITIAL_LEARNING_RATE, global_step, int(steps_per_epoch * NUM_EPOCHS_PER_DECAY),
         LEARNING_RATE_DECAY_FACTOR, staircase=True)
   tf.summary.scalar('learning_rate', learning_rate)
+  return tf.train.GradientDescentOptimizer(learning_rate)
 
-  with tf.control_dependencies([_loss_summaries(total_loss)]):
-    optimizer = tf.train.GradientDescentOptimizer(learning_rate)
-    gradients = optimizer.compute_gradients(total_loss)
-  apply_gradients = optimizer.apply_gradients(gradients, global_step=global_step)
+
+def apply_gradients(optimizer, gradients, global_step):
+  """Adds the update of the variables, then that of their moving averages, and the histograms.
+
+  Args:
+    optimizer: a `tf.train.Optimizer`.
+    gradients: a list of (gradient, variable).
+    global_step: an integer variable, counted up by one.
+
+  Returns:
+    The op that does all of it.
+  """
+  update = optimizer.apply_gradients(gradients, global_step=global_step)
 
   for gradient, variable in gradients:
     tf.summary.histogram(variable.op.name + '/values', variable)
@@ -323,15 +380,21 @@ def train(total_loss, global_step):
       tf.summary.histogram(variable.op.name + '/gradients', gradient)
 
   # Evaluating the averages in place of the variables themselves is worth about three points.
-  with tf.control_dependencies([apply_gradients]), tf.name_scope('moving_averages'):
+  with tf.control_dependencies([update]), tf.name_scope('moving_averages'):
     averages = tf.train.ExponentialMovingAverage(MOVING_AVERAGE_DECAY,
                                                  num_updates=global_step.read_value())
     return averages.apply(tf.trainable_variables())
 
 
-def _loss_summaries(total_loss):
-  """Adds each loss as a scalar, as it is and smoothed, and returns the op that smooths them."""
-  losses = tf.get_collection('losses') + [total_loss]
+def loss_summaries(losses):
+  """Adds each loss as a scalar, as it is and smoothed.
+
+  Args:
+    losses: a list of float32 scalars.
+
+  Returns:
+    The op that smooths them, to be run in each step.
+  """
   with tf.name_scope('losses'):
     values = tf.stack(losses, name='all')
     # In no collection: the averages belong to this process and not to the model, so no checkpoint
@@ -341,6 +404,8 @@ def _loss_summaries(total_loss):
     before = tf.cond(tf.is_variable_initialized(averages), averages.read_value, lambda: values)
     update = averages.assign(_LOSS_DECAY * before + (1 - _LOSS_DECAY) * values)
     for value, average in zip(losses, tf.unstack(update)):
-      tf.summary.scalar(value.op.name + '/raw', value)
-      tf.summary.scalar(value.op.name + '/average', average)
-  return update
+      # A curve has the same name whether it is from the only network or from a tower.
+      name = re.sub('^%s_[0-9]+/' % TOWER_NAME, '', value.op.name)
+      tf.summary.scalar(name + '/raw', value)
+      tf.summary.scalar(name + '/average', average)
+  return update.op

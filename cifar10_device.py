@@ -7,12 +7,39 @@ import tensorflow.compat.v1 as tf
 _CPUINFO = '/proc/cpuinfo'
 
 
-def session_config(log_device_placement=False):
-  """Returns the `tf.ConfigProto` that training and evaluation open their sessions with."""
+def session_config(log_device_placement=False, towers=1):
+  """Returns the `tf.ConfigProto` that training and evaluation open their sessions with.
+
+  Args:
+    log_device_placement: whether TensorFlow tells on which device each op runs.
+    towers: how many towers the session trains, see `tower_devices`.
+  """
   # A GPU's memory is taken as it is needed, so that evaluation finds room beside training.
   return tf.ConfigProto(allow_soft_placement=True,
                         log_device_placement=log_device_placement,
+                        device_count={'CPU': towers},
                         gpu_options=tf.GPUOptions(allow_growth=True))
+
+
+def tower_devices(towers):
+  """Returns the device of each tower: a GPU each, and tells where there are not so many.
+
+  Without any GPU each tower gets a device of its own all the same, a logical one of the processor.
+  Its session needs `session_config(towers=...)`.
+
+  Args:
+    towers: how many there are.
+
+  Returns:
+    A list of strings, such as '/gpu:0'.
+  """
+  gpus = len(tf.config.list_physical_devices('GPU'))
+  if not gpus:
+    print('No GPU here: the towers run on the processor.')
+    return ['/cpu:%d' % i for i in range(towers)]
+  if gpus < towers:
+    print('%d towers on %d GPUs: some share one.' % (towers, gpus))
+  return ['/gpu:%d' % (i % gpus) for i in range(towers)]
 
 
 @functools.lru_cache(maxsize=None)

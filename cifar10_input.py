@@ -158,18 +158,27 @@ def distorted_inputs(data_dir, batch_size):
         list(_read_many(filename_queue)), batch_size, enqueue_many=True, num_threads=16,
         capacity=min_queue_examples + 3 * batch_size, min_after_dequeue=min_queue_examples)
 
-    images, labels = _prefetch(distort(images), labels)
+    # So that a training step never waits for the distortions.
+    images, labels = prefetch_queue(distort(images), labels, capacity=4).dequeue()
     tf.summary.image('images', images)
     return images, labels
 
 
-def _prefetch(images, labels):
-  """Adds a queue of whole batches, so that a training step never waits for the distortions."""
-  queue = tf.FIFOQueue(4, [images.dtype, labels.dtype], [images.shape, labels.shape],
+def prefetch_queue(images, labels, capacity):
+  """Adds a queue of whole batches.
+
+  Args:
+    images, labels: a batch, each time that they are run the next.
+    capacity: how many batches the queue holds.
+
+  Returns:
+    A `tf.QueueBase`; what it dequeues is (images, labels).
+  """
+  queue = tf.FIFOQueue(capacity, [images.dtype, labels.dtype], [images.shape, labels.shape],
                        name='prefetch')
-  # Two threads: one takes a batch out of the shuffle queue while the other distorts.
+  # Two threads: one waits for its batch while the other works on it.
   tf.train.add_queue_runner(tf.train.QueueRunner(queue, [queue.enqueue([images, labels])] * 2))
-  return queue.dequeue()
+  return queue
 
 
 def inputs(eval_data, data_dir, batch_size):

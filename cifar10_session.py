@@ -41,7 +41,7 @@ tf.app.flags.DEFINE_boolean('restart', False, 'Delete the run in --train_dir and
 
 
 @contextlib.contextmanager
-def training_session(loss, examples_per_step):
+def training_session(loss, examples_per_step, towers=1):
   """Opens the session for training on the graph built so far.
 
   The session initialises or restores the variables, runs the input queues, logs, saves, and asks
@@ -51,6 +51,7 @@ def training_session(loss, examples_per_step):
   Args:
     loss: a float32 scalar, to log and to watch.
     examples_per_step: how many images one step takes.
+    towers: how many towers take them, see `cifar10_device.tower_devices`.
 
   Yields:
     A `tf.train.MonitoredSession`.
@@ -73,7 +74,7 @@ def training_session(loss, examples_per_step):
         hooks=hooks,
         # With relative paths a run that is copied or moved stays one of its own.
         scaffold=tf.train.Scaffold(saver=tf.train.Saver(save_relative_paths=True)),
-        config=cifar10_device.session_config(FLAGS.log_device_placement),
+        config=cifar10_device.session_config(FLAGS.log_device_placement, towers),
         save_checkpoint_secs=FLAGS.save_checkpoint_secs,
         save_summaries_steps=FLAGS.save_summaries_steps,
         log_step_count_steps=FLAGS.save_summaries_steps) as session:

@@ -20,6 +20,7 @@ tf.disable_v2_behavior()
 tf.enable_resource_variables()
 
 FLAGS = tf.app.flags.FLAGS
+FLAGS(['pytest'])
 
 
 @pytest.fixture(autouse=True)

@@ -403,7 +403,7 @@ def test_each_layer_is_one_box_in_the_graph():
       'images', 'labels', 'conv1', 'pool1', 'norm1', 'conv2', 'norm2', 'pool2', 'local3', 'local4',
       'softmax_linear', 'cross_entropy_per_example', 'cross_entropy', 'total_loss', 'losses',
       'gradients', 'GradientDescent', 'global_step', 'learning_rate', 'moving_averages',
-      'schedule', 'Const'}
+      'schedule', 'train', 'Const'}
 
 
 @pytest.mark.parametrize('switch', [tf.enable_v2_behavior, tf.disable_resource_variables])

@@ -43,3 +43,22 @@ def test_bfloat16_is_used_where_the_gpus_or_else_the_processor_have_it(
   for _ in range(2):
     assert cifar10_device.bfloat16_or_float32() == expected
   assert capsys.readouterr().out.count('This machine has no bfloat16') == (expected == tf.float32)
+
+
+@pytest.mark.parametrize('gpus, towers, devices, line', [
+    (0, 1, ['/cpu:0'], 'No GPU here: the towers run on the processor.\n'),
+    (0, 3, ['/cpu:0', '/cpu:1', '/cpu:2'], 'No GPU here: the towers run on the processor.\n'),
+    (2, 1, ['/gpu:0'], ''),
+    (2, 2, ['/gpu:0', '/gpu:1'], ''),
+    (2, 3, ['/gpu:0', '/gpu:1', '/gpu:0'], '3 towers on 2 GPUs: some share one.\n'),
+])
+def test_each_tower_has_a_gpu_or_what_there_is(gpus, towers, devices, line, monkeypatch, capsys):
+  monkeypatch.setattr(tf.config, 'list_physical_devices', {'GPU': ['any'] * gpus}.get)
+  assert cifar10_device.tower_devices(towers) == devices
+  assert capsys.readouterr().out == line
+
+
+def test_session_has_a_logical_processor_for_each_tower():
+  with tf.Session(config=cifar10_device.session_config(towers=3)) as session:
+    names = [device.name for device in session.list_devices() if device.device_type == 'CPU']
+  assert [name.split('/')[-1] for name in names] == ['device:CPU:0', 'device:CPU:1', 'device:CPU:2']
