@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 
 import cifar10
+import cifar10_checkpoint
 import cifar10_console
 import cifar10_device
 import cifar10_run
@@ -63,9 +64,15 @@ def evaluate():
                                filename_suffix='.%d' % os.getpid()) as writer:
       for checkpoint in _checkpoints(checkpoint_dir):
         cifar10_run.check_data_set(checkpoint_dir, cifar10.classes())
-        step = cifar10_run.check_fits(checkpoint, variables)
         with tf.Session(config=cifar10_device.session_config()) as session:
-          saver.restore(session, checkpoint)
+          try:
+            step = cifar10_checkpoint.restore(session, saver, checkpoint, variables)
+          except cifar10_checkpoint.Damaged:
+            if FLAGS.run_once:
+              raise
+            # Training deletes old checkpoints, this one perhaps while it was read.
+            print('%s cannot be read: waiting for the next.' % checkpoint)
+            continue
           precision, summary = _evaluate_once(session, correct, summary_op)
         cifar10_console.log('precision @ 1 = %.3f' % precision)
         writer.add_summary(summary, step)
@@ -101,14 +108,14 @@ def _check_directories():
   checkpoint_dir = cifar10.directory('checkpoint_dir')
   cifar10_run.check_directory(checkpoint_dir, 'checkpoint_dir')
   cifar10_run.check_directory(cifar10.directory('eval_dir'), 'eval_dir')
-  if not cifar10_run.latest_checkpoint(checkpoint_dir) and FLAGS.run_once:
+  if not cifar10_checkpoint.latest(checkpoint_dir) and FLAGS.run_once:
     raise UserError('There is no checkpoint in %s: train first, or name the directory of a run '
                     'with --checkpoint_dir.' % checkpoint_dir)
 
 
 def _checkpoints(checkpoint_dir):
   """Returns an iterator over the paths of the latest checkpoint and of each new one."""
-  if not cifar10_run.latest_checkpoint(checkpoint_dir):
+  if not cifar10_checkpoint.latest(checkpoint_dir):
     print('No checkpoint in %s yet: waiting for one.' % checkpoint_dir)
   return tf.train.checkpoints_iterator(checkpoint_dir, FLAGS.eval_interval_secs)
 

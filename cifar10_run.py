@@ -1,4 +1,4 @@
-"""A run on disk: its directory, and whether what is in it belongs to this program.
+"""A run on disk: its directory, who may work in it, and how the run was started.
 
 Training writes what evaluation reads. Besides TensorFlow's checkpoints and event files there is
 `run.json`, which says how the run was started: `flags`, `classes` (the data set's), `tensorflow`
@@ -7,6 +7,7 @@ Training writes what evaluation reads. Besides TensorFlow's checkpoints and even
 
 import contextlib
 import datetime
+import fcntl
 import json
 import os
 import re
@@ -20,7 +21,7 @@ _RECORD = 'run.json'
 # The names of the files that training writes, whole or while TensorFlow and we write them.
 _WRITTEN = re.compile(r'''
     ( run\.json | checkpoint | graph\.pbtxt
-    | model\.ckpt-\d+ (\.index | \.meta | \.data-\d{5}-of-\d{5})
+    | (damaged-)?model\.ckpt-\d+ (\.index | \.meta | \.data-\d{5}-of-\d{5})
     ) (\.tmp[0-9a-f]* | \.tempstate\d+)?
     | model\.ckpt-\d+_temp/part-\d{5}-of-\d{5}\..*
     | timeline-\d+\.json
@@ -42,11 +43,42 @@ def check_directory(path, flag):
     raise UserError('%s is not a directory: name another with --%s.' % (path, flag))
 
 
+@contextlib.contextmanager
+def locked(train_dir):
+  """Makes the directory, if need be, and keeps other trainings out of it.
+
+  Raises:
+    UserError: another training is in it, or it cannot be made.
+  """
+  try:
+    os.makedirs(train_dir, exist_ok=True)
+    descriptor = os.open(train_dir, os.O_RDONLY)
+  except OSError as error:
+    raise _cannot_write(train_dir, error) from error
+  try:
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except BlockingIOError as error:
+    os.close(descriptor)
+    raise UserError('Another training is at work in %s: wait until it ends, or name another '
+                    'directory with --train_dir.' % train_dir) from error
+  except OSError:
+    pass  # A network file system without such locks: go on without.
+  try:
+    yield
+  finally:
+    os.close(descriptor)  # Which unlocks; so does the end of a process, however it ends.
+
+
+def _cannot_write(train_dir, error):
+  return UserError('Cannot write to %s (%s): name another directory with --train_dir.'
+                   % (train_dir, error.strerror))
+
+
 def record_start(train_dir, flags, classes):
-  """Makes the directory, if need be, and records in it that a training starts.
+  """Records in a run's directory that a training starts.
 
   Args:
-    train_dir: path of the run's directory.
+    train_dir: path of the directory.
     flags: a dictionary of the flags' values; of these `max_steps` is read again.
     classes: the names of the data set's classes.
 
@@ -63,14 +95,12 @@ def record_start(train_dir, flags, classes):
   }
   path = os.path.join(train_dir, _RECORD)
   try:
-    os.makedirs(train_dir, exist_ok=True)
     with open(path + '.tmp', 'w') as out:
       json.dump(record, out, indent=2)
       out.write('\n')
     os.replace(path + '.tmp', path)
   except OSError as error:
-    raise UserError('Cannot write to %s (%s): name another directory with --train_dir.'
-                    % (train_dir, error.strerror)) from error
+    raise _cannot_write(train_dir, error) from error
 
 
 def read(train_dir):
@@ -116,59 +146,6 @@ def check_data_set(train_dir, classes):
                     'another directory, or the other data set.'
                     % (train_dir, ', '.join(map(str, record['classes'][:3])),
                        ', '.join(classes[:3])))
-
-
-def latest_checkpoint(train_dir):
-  """Returns the path of a run's latest checkpoint, or None where there is none.
-
-  Raises:
-    UserError: the file `checkpoint` is damaged, or names one that is missing.
-  """
-  names = os.path.join(train_dir, 'checkpoint')
-  if not os.path.exists(names):
-    return None
-  try:
-    state = tf.train.get_checkpoint_state(train_dir)
-  except ValueError:
-    state = None
-  if not state:
-    raise UserError('%s is damaged, which names the latest checkpoint: put back a good copy, or '
-                    'start over with --restart.' % names)
-  path = state.model_checkpoint_path
-  if not tf.train.checkpoint_exists(path):
-    raise UserError('%s is missing, though %s names it: put it back, or remove that file.'
-                    % (path, names))
-  return path
-
-
-def check_fits(checkpoint, variables):
-  """Checks that a checkpoint is whole and one of this network.
-
-  Args:
-    checkpoint: path of a checkpoint, such as `cifar10/train/model.ckpt-100`.
-    variables: a dictionary from the keys in the checkpoint to the variables to restore.
-
-  Returns:
-    The step at which it was taken.
-
-  Raises:
-    UserError: it cannot be read, or is one of another; the first variable that does not fit is
-      named.
-  """
-  try:
-    reader = tf.train.load_checkpoint(checkpoint)
-    shapes = reader.get_variable_to_shape_map()
-    for key, variable in variables.items():
-      here = variable.shape.as_list()
-      if shapes.get(key) != here:
-        there = 'is missing' if key not in shapes else 'has shape %s' % shapes[key]
-        raise UserError('%s is a checkpoint of another network: %s %s there and has shape %s here; '
-                        'name another directory.' % (checkpoint, key, there, here))
-      reader.get_tensor(key)  # Which compares its checksum.
-    return int(reader.get_tensor('global_step'))
-  except (tf.errors.OpError, ValueError, IndexError) as error:
-    raise UserError('%s is damaged (%s): name another directory, or start over with --restart.'
-                    % (checkpoint, error)) from error
 
 
 def clear(train_dir):

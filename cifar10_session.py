@@ -5,7 +5,10 @@ is in the scripts and in `cifar10.py`.
 """
 
 import contextlib
+import errno
 import math
+import os
+import re
 import signal
 import sys
 import threading
@@ -14,6 +17,7 @@ import time
 import tensorflow.compat.v1 as tf
 
 import cifar10
+import cifar10_checkpoint
 import cifar10_console
 import cifar10_device
 import cifar10_run
@@ -57,31 +61,45 @@ def training_session(loss, examples_per_step, towers=1):
     A `tf.train.MonitoredSession`.
 
   Raises:
-    UserError: --train_dir cannot be used, or the loss is not finite.
+    UserError: --train_dir cannot be used, the loss or the weights are not finite, or the disk or
+      the input fail.
   """
   train_dir = checked_train_dir()
-  _prepare(train_dir)
+  with cifar10_run.locked(train_dir):
+    _prepare(train_dir)
 
-  stop = _StopHook(FLAGS.max_steps)
-  hooks = [stop]
-  if FLAGS.profile_steps:
-    hooks.append(tf.train.ProfilerHook(save_steps=FLAGS.profile_steps, output_dir=train_dir))
-  try:
-    with tf.train.MonitoredTrainingSession(
-        checkpoint_dir=train_dir,
-        # Before the hook that saves: a loss that is not finite leaves the last checkpoint as it is.
-        chief_only_hooks=[_LogHook(train_dir, loss, examples_per_step)],
-        hooks=hooks,
-        # With relative paths a run that is copied or moved stays one of its own.
-        scaffold=tf.train.Scaffold(saver=tf.train.Saver(save_relative_paths=True)),
-        config=cifar10_device.session_config(FLAGS.log_device_placement, towers),
-        save_checkpoint_secs=FLAGS.save_checkpoint_secs,
-        save_summaries_steps=FLAGS.save_summaries_steps,
-        log_step_count_steps=FLAGS.save_summaries_steps) as session:
-      yield session
-  finally:
-    stop.restore_handlers()
+    stop = _StopHook(FLAGS.max_steps)
+    log = _LogHook(train_dir, loss, examples_per_step)
+    hooks = [stop]
+    if FLAGS.profile_steps:
+      hooks.append(tf.train.ProfilerHook(save_steps=FLAGS.profile_steps, output_dir=train_dir))
+    try:
+      with tf.train.MonitoredTrainingSession(
+          checkpoint_dir=train_dir,
+          # Before the hook that saves: a loss that is not finite leaves the last checkpoint alone.
+          chief_only_hooks=[log],
+          hooks=hooks,
+          scaffold=tf.train.Scaffold(saver=_Saver()),
+          config=cifar10_device.session_config(FLAGS.log_device_placement, towers),
+          save_checkpoint_secs=FLAGS.save_checkpoint_secs,
+          save_summaries_steps=FLAGS.save_summaries_steps,
+          log_step_count_steps=FLAGS.save_summaries_steps) as session:
+        yield session
+    except tf.errors.OpError as error:
+      file_error = _FILE_ERROR.search(error.message)
+      if not file_error:
+        raise
+      raise UserError('%s (%s): put that right, and %s goes on from the last checkpoint.'
+                      % (*file_error.groups(), _same_command())) from error
+    finally:
+      stop.restore_handlers()
+  log.raise_if_unread()
   stop.exit_if_signalled()
+
+
+# How TensorFlow words what the file system said.
+_FILE_ERROR = re.compile('(/?[^;\\s][^;\n]*); (%s)'
+                         % '|'.join(re.escape(os.strerror(code)) for code in errno.errorcode))
 
 
 def checked_train_dir():
@@ -97,8 +115,8 @@ def _prepare(train_dir):
     cifar10_run.clear(train_dir)
   classes = cifar10.classes()
   cifar10_run.check_data_set(train_dir, classes)
-  checkpoint = cifar10_run.latest_checkpoint(train_dir)
-  step = checkpoint and cifar10_run.check_fits(
+  checkpoint = cifar10_checkpoint.recover(train_dir)
+  step = checkpoint and cifar10_checkpoint.check_fits(
       checkpoint, {v.op.name: v for v in tf.global_variables()})
   # A start that has nothing to do does not change where the run ends.
   if not checkpoint or step < FLAGS.max_steps:
@@ -115,6 +133,34 @@ def _flags():
           if module.startswith('cifar10') or module == sys.argv[0] for flag in flags}
 
 
+def _advice(train_dir):
+  """Returns what to do when training has diverged."""
+  return ('%s resumes from the checkpoint in %s; if it happens again, lower INITIAL_LEARNING_RATE '
+          'in cifar10.py.' % (_same_command(), train_dir))
+
+
+class _Saver(tf.train.Saver):
+  """Saves all variables, if they are finite."""
+
+  def __init__(self):
+    # With relative paths a run that is copied or moved stays one of its own.
+    super().__init__(save_relative_paths=True)
+    with tf.name_scope('finite'):
+      self._finite = tf.reduce_all([tf.reduce_all(tf.is_finite(variable))
+                                    for variable in tf.global_variables()
+                                    if variable.dtype.base_dtype.is_floating])
+
+  def save(self, session, save_path, *args, **kwargs):
+    if not session.run(self._finite):
+      raise UserError('The weights are not finite any more: %s'
+                      % _advice(os.path.dirname(save_path)))
+    try:
+      return super().save(session, save_path, *args, **kwargs)
+    except ValueError as error:  # Which is how TensorFlow says just this.
+      raise UserError('%s is no directory any more: put that right, and %s starts anew in it.'
+                      % (os.path.dirname(save_path), _same_command())) from error
+
+
 class _LogHook(tf.train.SessionRunHook):
   """Prints where the run goes, then the log lines, and stops when the loss is not finite."""
 
@@ -122,6 +168,7 @@ class _LogHook(tf.train.SessionRunHook):
     self._train_dir = train_dir
     self._loss = loss
     self._examples_per_step = examples_per_step
+    self._unread = None
 
   def begin(self):
     self._global_step = tf.train.get_global_step()
@@ -142,12 +189,20 @@ class _LogHook(tf.train.SessionRunHook):
   def after_run(self, run_context, run_values):
     loss = run_values.results
     if not math.isfinite(loss):
-      raise UserError('The loss is %s at step %d: %s resumes from the checkpoint in %s; if it '
-                      'happens again, lower INITIAL_LEARNING_RATE in cifar10.py.'
-                      % (loss, self._step, _same_command(), self._train_dir))
+      raise UserError('The loss is %s at step %d: %s'
+                      % (loss, self._step, _advice(self._train_dir)))
     if self._step % FLAGS.log_frequency == 0:
-      self._log(loss)
+      try:
+        self._log(loss)
+      except BrokenPipeError as error:
+        self._unread = error
+        run_context.request_stop()
     self._step += 1
+
+  def raise_if_unread(self):
+    """Reports, when the run is safe on disk, that whoever read our lines has left (`| head`)."""
+    if self._unread:
+      raise self._unread
 
   def _log(self, loss):
     now = time.perf_counter()

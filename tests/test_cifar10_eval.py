@@ -28,6 +28,7 @@ def save(home):
   train_dir = str(home / 'cifar10' / 'train')
 
   def save_at(step, max_steps, classes=None):
+    os.makedirs(train_dir, exist_ok=True)
     cifar10_run.record_start(train_dir, {'max_steps': max_steps}, classes or cifar10.classes())
     with tf.Graph().as_default(), tf.Session() as session:
       global_step = tf.train.get_or_create_global_step()
@@ -97,6 +98,23 @@ def test_images_beyond_num_examples_do_not_count():
   with tf.Session() as session:
     assert cifar10_eval._evaluate_once(session, correct, tf.constant(b'its summary')) == (
         1.0, b'its summary')
+
+
+def test_checkpoint_that_cannot_be_read_is_passed_over(home, save, capsys):
+  save(3, max_steps=9)
+  data = home / 'cifar10' / 'train' / 'model.ckpt-3.data-00000-of-00001'
+  os.truncate(data, 100)
+  evaluation = threading.Thread(target=cifar10_eval.main, daemon=True)
+  evaluation.start()
+  _wait_for('model.ckpt-3 cannot be read: waiting for the next.', evaluation, capsys)
+  save(9, max_steps=9)
+  evaluation.join(timeout=60)
+  assert not evaluation.is_alive()
+  assert _curves(home) == [('precision @ 1', 9)]
+  os.truncate(home / 'cifar10' / 'train' / 'model.ckpt-9.index', 0)
+  FLAGS.run_once = True
+  with pytest.raises(UserError, match='model.ckpt-9 is damaged .*: start the training again'):
+    cifar10_eval.main()
 
 
 def test_run_without_a_record_can_be_evaluated(home, save):

@@ -27,7 +27,8 @@ MINE = ['notes.txt', 'model.txt', 'graph.png', 'events.csv', 'run.json.bak', 'ch
 
 
 def _start(train_dir, flags=FLAGS, classes=CLASSES):
-  cifar10_run.record_start(str(train_dir), flags, classes)
+  with cifar10_run.locked(str(train_dir)):
+    cifar10_run.record_start(str(train_dir), flags, classes)
 
 
 def _files(folder):
@@ -156,62 +157,3 @@ def test_clear_leaves_the_directory_itself(tmp_path):
 
 def test_clear_of_nothing_is_fine(tmp_path):
   cifar10_run.clear(str(tmp_path / 'never made'))
-
-
-def test_checkpoint_of_another_network_is_refused_with_the_variable(tmp_path):
-  weights = tf.get_variable('layer/weights', [3, 4])
-  global_step = tf.train.get_or_create_global_step()
-  with tf.Session() as session:
-    session.run(tf.global_variables_initializer())
-    global_step.load(12, session)
-    path = tf.train.Saver().save(session, str(tmp_path / 'model.ckpt'))
-  assert cifar10_run.check_fits(path, {'layer/weights': weights}) == 12
-  with pytest.raises(UserError, match=r'layer/weights has shape \[3, 4\] there and .* \[4\] here'):
-    cifar10_run.check_fits(path, {'layer/weights': tf.get_variable('other', [4])})
-  with pytest.raises(UserError, match=r'layer/biases is missing there and has shape \[3, 4\] here'):
-    cifar10_run.check_fits(path, {'layer/biases': weights})
-
-
-@pytest.fixture
-def checkpoint(tmp_path):
-  """The path of a checkpoint of a variable `weights`."""
-  tf.get_variable('weights', [3])
-  tf.train.get_or_create_global_step()
-  with tf.Session() as session:
-    session.run(tf.global_variables_initializer())
-    return tf.train.Saver().save(session, str(tmp_path / 'model.ckpt'), global_step=5)
-
-
-def test_latest_checkpoint_is_found(checkpoint, tmp_path):
-  assert cifar10_run.latest_checkpoint(str(tmp_path)) == checkpoint
-  assert cifar10_run.latest_checkpoint(str(tmp_path / 'nowhere')) is None
-
-
-def test_missing_checkpoint_is_one_sentence(checkpoint, tmp_path, capfd):
-  os.remove(checkpoint + '.index')
-  with pytest.raises(UserError, match='model.ckpt-5 is missing, though .*/checkpoint names it'):
-    cifar10_run.latest_checkpoint(str(tmp_path))
-  assert capfd.readouterr() == ('', '')
-
-
-@pytest.mark.parametrize('suffix, size', [
-    ('.index', 0), ('.index', 20), ('.data-00000-of-00001', 0), ('.data-00000-of-00001', 15)])
-def test_damaged_checkpoint_is_one_sentence(checkpoint, suffix, size):
-  assert os.path.getsize(checkpoint + suffix) > size
-  os.truncate(checkpoint + suffix, size)
-  with pytest.raises(UserError, match='model.ckpt-5 is damaged'):
-    cifar10_run.check_fits(checkpoint, {v.op.name: v for v in tf.global_variables()})
-
-
-def test_checkpoint_with_a_wrong_byte_is_noticed(checkpoint):
-  with open(checkpoint + '.data-00000-of-00001', 'r+b') as data:
-    data.write(b'x')
-  with pytest.raises(UserError, match='model.ckpt-5 is damaged'):
-    cifar10_run.check_fits(checkpoint, {v.op.name: v for v in tf.global_variables()})
-
-
-@pytest.mark.parametrize('contents', [b'', b'nonsense', b'\xff\xfe'])
-def test_damaged_name_of_the_latest_checkpoint_is_one_sentence(checkpoint, tmp_path, contents):
-  (tmp_path / 'checkpoint').write_bytes(contents)
-  with pytest.raises(UserError, match='/checkpoint is damaged'):
-    cifar10_run.latest_checkpoint(str(tmp_path))

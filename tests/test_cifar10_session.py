@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
+import cifar10_checkpoint
 import cifar10_run
 import cifar10_session
 from cifar10_console import UserError
@@ -146,7 +147,7 @@ def test_copy_of_a_run_goes_on_by_itself(train_dir, tmp_path):
   shutil.copytree(train_dir, FLAGS.train_dir)
   for max_steps in range(3, 9):
     _train(max_steps)
-  assert cifar10_run.latest_checkpoint(FLAGS.train_dir) == str(tmp_path / 'copy' / 'model.ckpt-8')
+  assert cifar10_checkpoint.latest(FLAGS.train_dir) == str(tmp_path / 'copy' / 'model.ckpt-8')
   assert sorted(os.listdir(train_dir)) == before
 
 
@@ -230,6 +231,81 @@ def test_advice_after_a_restart_is_not_to_restart_again(capsys):
       '; the same command without --restart goes on from there.\n')
   with pytest.raises(UserError, match='step 0: the same command without --restart resumes'):
     _train(100, loss_at=lambda step: float('nan'))
+
+
+def test_weights_that_are_not_finite_are_never_saved(train_dir):
+  _train(3)
+  FLAGS.max_steps = 10
+  with tf.Graph().as_default():
+    global_step = tf.train.get_or_create_global_step()
+    weights = tf.get_variable('weights', [3])
+    # The loss of a step is that of the weights before it.
+    loss = tf.reduce_sum(tf.zeros_like(weights))
+    with tf.control_dependencies([loss, tf.assign_add(global_step, 1)]):
+      train_op = tf.assign(weights, [1.0, np.inf, 1.0])
+    with pytest.raises(UserError, match='The weights are not finite any more: the same command '):
+      with cifar10_session.training_session(loss, examples_per_step=5) as session:
+        session.run(train_op)
+  assert cifar10_checkpoint.latest('cifar10/train').endswith('model.ckpt-3')
+  reader = tf.train.load_checkpoint('cifar10/train')
+  assert np.isfinite(reader.get_tensor('weights')).all()
+
+
+def test_second_training_in_a_directory_is_refused(train_dir, tmp_path):
+  def start_another(step):
+    with pytest.raises(UserError, match='Another training is at work in cifar10/train'):
+      _train(3)
+
+  before = FLAGS.max_steps
+  _train(2, after_step=start_another)
+  FLAGS.max_steps = before
+  assert _train(3) == 3
+  with pytest.raises(ZeroDivisionError):
+    _train(5, after_step=lambda step: 1 / 0)
+  assert _train(5) == 5  # Whatever ended the one before.
+
+
+def test_directory_that_vanishes_comes_back_with_the_checkpoint(train_dir):
+  assert _train(10, after_step=lambda step: shutil.rmtree(train_dir) if step == 3 else None) == 10
+  assert cifar10_checkpoint.latest('cifar10/train').endswith('model.ckpt-10')
+
+
+def test_directory_that_becomes_a_file_is_one_sentence(train_dir):
+  def replace(step):
+    if step == 3:
+      shutil.rmtree(train_dir)
+      train_dir.write_text('mine')
+
+  with pytest.raises(UserError, match='cifar10/train is no directory any more: put that right'):
+    _train(10, after_step=replace)
+  assert train_dir.read_text() == 'mine'
+
+
+def test_input_that_fails_is_one_sentence(tmp_path):
+  FLAGS.max_steps = 10 ** 6
+  path = tmp_path / 'records.bin'
+  path.write_bytes(bytes(10))
+  names = tf.train.string_input_producer([str(path)])
+  _, record = tf.FixedLengthRecordReader(1).read(names)
+  loss = tf.reduce_sum(tf.cast(tf.decode_raw(tf.train.batch([record], 2), tf.uint8), tf.float32))
+  train_op = tf.assign_add(tf.train.get_or_create_global_step(), 1)
+  tf.get_variable('weights', [3])
+  with pytest.raises(UserError, match=r'records.bin \(No such file or directory\): put that right'):
+    with cifar10_session.training_session(loss, examples_per_step=2) as session:
+      while not session.should_stop():
+        if session.run([train_op, loss])[0] == 3:
+          path.unlink()
+
+
+def test_reader_who_leaves_ends_the_run_with_a_checkpoint(train_dir, monkeypatch):
+  def leave(message):
+    if 'step 2' in message:
+      raise BrokenPipeError
+
+  monkeypatch.setattr(cifar10_session.cifar10_console, 'log', leave)
+  with pytest.raises(BrokenPipeError):
+    _train(100)
+  assert cifar10_checkpoint.latest('cifar10/train').endswith('model.ckpt-3')
 
 
 def test_signal_that_was_ignored_stays_ignored():
