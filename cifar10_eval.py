@@ -80,7 +80,7 @@ def evaluate():
         writer.flush()
 
         run = cifar10_run.read(checkpoint_dir)
-        if FLAGS.run_once or (run and step >= run['flags']['max_steps']):
+        if run and step >= run['flags']['max_steps']:
           break
 
 
@@ -114,8 +114,11 @@ def _check_directories():
 
 
 def _checkpoints(checkpoint_dir):
-  """Returns an iterator over the paths of the latest checkpoint and of each new one."""
-  if not cifar10_checkpoint.latest(checkpoint_dir):
+  """Returns the paths of the latest checkpoint and, but for --run_once, of those to come."""
+  checkpoint = cifar10_checkpoint.latest(checkpoint_dir)
+  if FLAGS.run_once:
+    return [checkpoint]
+  if not checkpoint:
     print('No checkpoint in %s yet: waiting for one.' % checkpoint_dir)
   return tf.train.checkpoints_iterator(checkpoint_dir, FLAGS.eval_interval_secs)
 

@@ -2,8 +2,8 @@
 
 TensorFlow tells the processor's features, missing GPU drivers, deprecations and the queues'
 cancellation at the end: about a hundred lines around the ten that a short run has to say. Set
-`TF_CPP_MIN_LOG_LEVEL` (0 is everything) to see them all. Errors that matter are exceptions, not
-log lines, and are not touched.
+`TF_CPP_MIN_LOG_LEVEL` to see them (0 is everything, 3 nothing). Errors that matter are exceptions,
+not log lines, and are not touched.
 """
 
 import contextlib
@@ -60,7 +60,7 @@ def _import_quietly():
 
 if 'tensorflow' not in sys.modules:
   with _ended_by_control_c():
-    if 'TF_CPP_MIN_LOG_LEVEL' in os.environ:
-      import tensorflow.compat.v1  # noqa: F401
-    else:
+    if os.environ.get('TF_CPP_MIN_LOG_LEVEL', '3') == '3':
       _import_quietly()
+    else:
+      import tensorflow.compat.v1  # noqa: F401

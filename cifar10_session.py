@@ -64,9 +64,9 @@ def training_session(loss, examples_per_step, towers=1):
     UserError: --train_dir cannot be used, the loss or the weights are not finite, or the disk or
       the input fail.
   """
-  train_dir = checked_train_dir()
+  train_dir, classes = checked_train_dir(), cifar10.classes()
   with cifar10_run.locked(train_dir):
-    _prepare(train_dir)
+    _prepare(train_dir, classes)
 
     stop = _StopHook(FLAGS.max_steps)
     log = _LogHook(train_dir, loss, examples_per_step)
@@ -109,11 +109,10 @@ def checked_train_dir():
   return train_dir
 
 
-def _prepare(train_dir):
-  """Sees to it that the directory is there, fits this program, and tells of this start."""
+def _prepare(train_dir, classes):
+  """Sees to it that the directory is in order, fits this program, and tells of this start."""
   if FLAGS.restart:
     cifar10_run.clear(train_dir)
-  classes = cifar10.classes()
   cifar10_run.check_data_set(train_dir, classes)
   checkpoint = cifar10_checkpoint.recover(train_dir)
   step = checkpoint and cifar10_checkpoint.check_fits(

@@ -47,6 +47,12 @@ def test_user_who_asks_for_the_chatter_gets_it(run):
   assert process.stdout == 'level 1\n'
 
 
+def test_user_who_asks_for_silence_gets_it(run):
+  process = run(THEN_WARN, CHATTER, TF_CPP_MIN_LOG_LEVEL='3')
+  assert (process.returncode, process.stderr) == (0, 'heard\n')
+  assert process.stdout == 'level 3\nverbosity 40\n'
+
+
 def test_failing_import_shows_what_was_set_aside(run):
   process = run(THEN_WARN, CHATTER + 'raise ImportError("no such library")')
   assert process.returncode == 1

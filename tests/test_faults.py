@@ -1,0 +1,337 @@
+"""Bad input and faults, given to the real scripts: each has its sentence and status."""
+
+import fcntl
+import os
+import random
+import re
+import shutil
+import signal
+import time
+
+import pytest
+import tensorflow.compat.v1 as tf
+
+import cifar10_checkpoint
+import warm_process
+
+TRAIN, TOWERS, EVAL = 'cifar10_train.py', 'cifar10_multi_gpu_train.py', 'cifar10_eval.py'
+
+# Script, arguments, a part of the sentence; the status is 2.
+WRONG_FLAGS = [
+    (TRAIN, ['--batch_size=0'], 'flag --batch_size=0: '),
+    (TRAIN, ['--batch_size=-1'], 'flag --batch_size=-1: '),
+    (TRAIN, ['--batch_size=1000000'], 'flag --batch_size=1000000: '),
+    (TRAIN, ['--batch_size=many'], 'flag --batch_size=many: '),
+    (TRAIN, ['--batch_size='], 'flag --batch_size=: '),
+    (TRAIN, ['--max_steps=0'], 'flag --max_steps=0: '),
+    (TRAIN, ['--max_steps=1e3'], 'flag --max_steps=1e3: '),
+    (TRAIN, ['--log_frequency=0'], 'flag --log_frequency=0: '),
+    (TRAIN, ['--save_checkpoint_secs=0'], 'flag --save_checkpoint_secs=0: '),
+    (TRAIN, ['--save_summaries_steps=-1'], 'flag --save_summaries_steps=-1: '),
+    (TRAIN, ['--profile_steps=-1'], 'flag --profile_steps=-1: '),
+    (TRAIN, ['--restart=perhaps'], 'flag --restart=perhaps: '),
+    (TRAIN, ['--synthetic=2'], 'flag --synthetic=2: '),
+    (TRAIN, ['--mixed_precision=half'], 'flag --mixed_precision=half: '),
+    (TRAIN, ['--data_dri=x'], "Unknown command line flag 'data_dri'"),
+    (TRAIN, ['--num_gpus=2'], "Unknown command line flag 'num_gpus'"),
+    (TRAIN, ['--train_dir'], 'Missing value for flag --train_dir'),
+    (TRAIN, ['train'], "'train' is not a flag"),
+    (TOWERS, ['--num_gpus=0'], 'flag --num_gpus=0: '),
+    (TOWERS, ['--num_gpus=two'], 'flag --num_gpus=two: '),
+    (EVAL, ['--eval_data=foo'], 'flag --eval_data=foo: '),
+    (EVAL, ['--num_examples=0'], 'flag --num_examples=0: '),
+    (EVAL, ['--eval_interval_secs=-1'], 'flag --eval_interval_secs=-1: '),
+    (EVAL, ['--run_once=twice'], 'flag --run_once=twice: '),
+    (EVAL, ['--use_moving_averages=no!'], 'flag --use_moving_averages=no!: '),
+    (EVAL, ['--max_steps=3'], "Unknown command line flag 'max_steps'"),
+]
+
+
+def _remove(path):
+  os.remove(path)
+
+
+def _empty(path):
+  os.truncate(path, 0)
+
+
+def _half(path):
+  os.truncate(path, os.path.getsize(path) // 2 + 1)
+
+
+def _text(path):
+  path.write_text('Not pictures, but words. ' * 1000)
+
+
+def _wrong_label(path):
+  with open(path, 'r+b') as records:
+    records.seek(2 * 3073)
+    records.write(b'\x0a')
+
+
+def _cifar100(path):
+  # Each record has two labels.
+  path.write_bytes((b'\x03\x63' + bytes(3072)) * 100)
+
+
+def _directory(path):
+  path.unlink()
+  path.mkdir()
+
+
+def _dangling_link(path):
+  path.unlink()
+  path.symlink_to('nowhere')
+
+
+def _two_classes(path):
+  path.write_text('cat\ndog\n')
+
+
+# What happens to a file of the data set, and a part of the sentence; the status is 1.
+DAMAGED_DATA = [
+    (_remove, '{} is missing: '),
+    (_dangling_link, '{} is missing: '),
+    (_empty, '{} is empty: '),
+    (_half, '{} has 153651 bytes, which is no multiple of a record'),
+    (_text, '{} has 25000 bytes, which is no multiple of a record'),
+    (_wrong_label, '{} has label 10 in record 2, above 9: '),
+    (_cifar100, '{} has 307400 bytes, which is no multiple of a record'),
+    (_directory, '{} is not a file: '),
+]
+
+
+def _write(name, contents):
+  return lambda train_dir: (train_dir / name).write_text(contents)
+
+
+def _nothing(train_dir):
+  pass
+
+
+def _cut(name, size):
+  return lambda train_dir: os.truncate(train_dir / name, size)
+
+
+def _delete(name):
+  return lambda train_dir: (train_dir / name).unlink()
+
+
+def _other_network(train_dir):
+  with tf.Graph().as_default(), tf.Session() as session:
+    tf.get_variable('conv1/weights', [3, 3, 3, 64])
+    tf.train.get_or_create_global_step()
+    session.run(tf.global_variables_initializer())
+    tf.train.Saver().save(session, str(train_dir / 'model.ckpt'), global_step=7)
+
+
+def _other_data_set(train_dir):
+  record = (train_dir / 'run.json').read_text()
+  (train_dir / 'run.json').write_text(record.replace('"warm disc"', '"airplane"'))
+
+
+DATA = 'model.ckpt-2.data-00000-of-00001'
+
+# Script, arguments, what happens to a run of two steps, a part of the sentence; the status is 1.
+BAD_RUNS = [
+    (TRAIN, ['--train_dir='], _nothing, '--train_dir is empty'),
+    (TRAIN, ['--train_dir=a*b'], _nothing, 'TensorFlow takes *, ? and [ in a*b for a pattern'),
+    (TRAIN, ['--train_dir=/dev/null'], _nothing, '/dev/null is not a directory: '),
+    (TRAIN, ['--train_dir=/dev/null/a'], _nothing, 'Cannot write to /dev/null/a (Not a directory)'),
+    (TRAIN, ['--train_dir=/proc/self'], _nothing, 'Cannot write to /proc/self ('),
+    (TRAIN, [], _write('run.json', ''), 'run.json is damaged: '),
+    (TRAIN, [], _write('run.json', '{}'), 'run.json is damaged: '),
+    (TRAIN, [], _write('run.json', '[1, 2]'), 'run.json is damaged: '),
+    (TRAIN, [], _other_data_set, 'is on another data set (airplane, '),
+    (TRAIN, [], _other_network, 'model.ckpt-7 is a checkpoint of another network: conv1/'),
+    (TRAIN, ['--restart'], _delete('run.json'), 'it is not from here, and --restart does not'),
+    (TRAIN, ['--synthetic', '--data_dir=x'], _nothing, '--synthetic and --data_dir=x name two'),
+    (TOWERS, ['--train_dir=/dev/null'], _nothing, '/dev/null is not a directory: '),
+    (TOWERS, [], _other_network, 'model.ckpt-7 is a checkpoint of another network: conv1/'),
+    (EVAL, ['--checkpoint_dir=none'], _nothing, 'There is no checkpoint in none: train first'),
+    (EVAL, ['--checkpoint_dir='], _nothing, '--checkpoint_dir is empty'),
+    (EVAL, ['--checkpoint_dir=/dev/null'], _nothing, '/dev/null is not a directory: '),
+    (EVAL, ['--checkpoint_dir=a[b'], _nothing, 'TensorFlow takes *, ? and [ in a[b for a pattern'),
+    (EVAL, ['--eval_dir='], _nothing, '--eval_dir is empty'),
+    (EVAL, ['--eval_dir=/dev/null'], _nothing, '/dev/null is not a directory: '),
+    (EVAL, ['--eval_dir=/dev/null/a'], _nothing, 'Cannot write to /dev/null/a (Not a directory)'),
+    (EVAL, ['--eval_dir=/proc/self'], _nothing, 'Cannot write to /proc/self ('),
+    (EVAL, [], _write('run.json', '{"flags": 3}'), 'run.json is damaged: '),
+    (EVAL, [], _write('checkpoint', ''), 'checkpoint is damaged, which names the latest'),
+    (EVAL, [], _write('checkpoint', 'nonsense'), 'checkpoint is damaged, which names the latest'),
+    (EVAL, [], _write('checkpoint', 'model_checkpoint_path: "model.ckpt-9"'),
+     'model.ckpt-9 is missing: '),
+    (EVAL, [], _cut('model.ckpt-2.index', 0), 'model.ckpt-2 is damaged ('),
+    (EVAL, [], _cut('model.ckpt-2.index', 100), 'model.ckpt-2 is damaged ('),
+    (EVAL, [], _cut(DATA, 0), 'model.ckpt-2 is damaged ('),
+    (EVAL, [], _cut(DATA, 1000000), 'model.ckpt-2 is damaged ('),
+    (EVAL, [], _delete(DATA), 'model.ckpt-2 is damaged ('),
+    (EVAL, [], _delete('model.ckpt-2.index'), 'model.ckpt-2 is missing: '),
+    (EVAL, [], _other_data_set, 'is on another data set (airplane, '),
+    (EVAL, [], _other_network, 'model.ckpt-7 is a checkpoint of another network: conv1/'),
+]
+
+
+def _case_name(value):
+  if callable(value):
+    return value.__name__.strip('_').replace('<lambda>', '')
+  return value[:40] if isinstance(value, str) else ' '.join(value)
+
+
+def _contents(folder):
+  return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
+          for path in folder.rglob('*')}
+
+
+def _fails_and_changes_nothing(home, script, args, status, sentence):
+  before = _contents(home)
+  process = warm_process.WarmProcess(home, script, args)
+  assert process.wait() == status, process.err
+  assert process.err.startswith(script + ': ')
+  assert process.err.count('\n') == 1
+  assert sentence in process.err
+  after = _contents(home)
+  # An evaluation may make its directory, for which it was asked.
+  after = {path: data for path, data in after.items() if not path.startswith('cifar10/eval')}
+  assert after == before
+
+
+@pytest.fixture
+def home(tmp_path):
+  """The directory that the scripts are started in."""
+  path = tmp_path / 'home'
+  path.mkdir()
+  return path
+
+
+@pytest.mark.parametrize('script, args, sentence', WRONG_FLAGS, ids=_case_name)
+def test_wrong_flag(script, args, sentence, home):
+  _fails_and_changes_nothing(home, script, args, 2, sentence)
+
+
+@pytest.mark.parametrize('damage, sentence', DAMAGED_DATA, ids=_case_name)
+@pytest.mark.parametrize('script, name', [(TRAIN, 'data_batch_4.bin'), (EVAL, 'test_batch.bin')])
+def test_damaged_data_set(script, name, damage, sentence, home, small_data_dir):
+  shutil.copytree(small_data_dir, home / 'data')
+  damage(home / 'data' / 'cifar-10-batches-bin' / name)
+  _fails_and_changes_nothing(home, script, ['--data_dir=data'], 1, sentence.format(name))
+
+
+@pytest.mark.parametrize('script', [TRAIN, EVAL])
+def test_data_set_with_other_than_ten_classes(script, home, small_data_dir):
+  shutil.copytree(small_data_dir, home / 'data')
+  _two_classes(home / 'data' / 'cifar-10-batches-bin' / 'batches.meta.txt')
+  args = ['--data_dir=data', '--max_steps=1'] if script == TRAIN else ['--data_dir=data']
+  if script == EVAL:
+    _other_network_with_record(home / 'cifar10' / 'train')
+  _fails_and_changes_nothing(home, script, args, 1, 'batches.meta.txt names 2 classes, not 10')
+
+
+def _other_network_with_record(train_dir):
+  train_dir.mkdir(parents=True)
+  _other_network(train_dir)
+
+
+@pytest.mark.parametrize('data_dir, sentence', [
+    ('nowhere', 'There is no folder nowhere: '),
+    ('/dev/null', 'There is no folder /dev/null: '),
+    ('mine', 'There is no data set in mine, which is not empty either: ')])
+@pytest.mark.parametrize('script', [TRAIN, TOWERS, EVAL])
+def test_folder_without_a_data_set(script, data_dir, sentence, home):
+  (home / 'mine').mkdir()
+  (home / 'mine' / 'letter.txt').write_text('mine')
+  _fails_and_changes_nothing(home, script, ['--data_dir=' + data_dir], 1, sentence)
+
+
+@pytest.fixture(scope='module')
+def run(small_data_dir, tmp_path_factory):
+  """The directory `cifar10` of a run of two steps."""
+  home = tmp_path_factory.mktemp('trained')
+  process = warm_process.WarmProcess(home, TRAIN, [
+      '--data_dir=' + small_data_dir, '--max_steps=2', '--batch_size=8'])
+  assert process.wait() == 0, process.err
+  return home / 'cifar10'
+
+
+@pytest.mark.parametrize('script, args, damage, sentence', BAD_RUNS, ids=_case_name)
+def test_bad_run(script, args, damage, sentence, home, run, small_data_dir):
+  shutil.copytree(run, home / 'cifar10')
+  damage(home / 'cifar10' / 'train')
+  args = ['--batch_size=8', *args] + (['--run_once'] if script == EVAL else ['--max_steps=4'])
+  if '--synthetic' not in args:
+    args.append('--data_dir=' + small_data_dir)
+  _fails_and_changes_nothing(home, script, args, 1, sentence)
+
+
+def test_second_training_at_work_in_the_directory(home, run, small_data_dir):
+  shutil.copytree(run, home / 'cifar10')
+  descriptor = os.open(home / 'cifar10' / 'train', os.O_RDONLY)
+  fcntl.flock(descriptor, fcntl.LOCK_EX)
+  try:
+    _fails_and_changes_nothing(home, TRAIN, ['--data_dir=' + small_data_dir, '--max_steps=4'], 1,
+                               'Another training is at work in cifar10/train: ')
+  finally:
+    os.close(descriptor)
+
+
+def test_full_disk_ends_the_run_and_the_checkpoints_before_it_load(home, run, small_data_dir):
+  shutil.copytree(run, home / 'cifar10')
+  args = ['--data_dir=' + small_data_dir, '--max_steps=4', '--batch_size=8']
+  process = warm_process.WarmProcess(home, TRAIN, args, largest_file=4000000)
+  assert process.wait() == 1
+  assert process.err.count('\n') == 1
+  assert re.search(r'cifar10/train/model.ckpt-2.* \(File too large\): put that right, and the same '
+                   'command goes on from the last checkpoint', process.err)
+  process = warm_process.WarmProcess(home, TRAIN, args)
+  assert process.wait() == 0
+  assert 'Resuming cifar10/train from step 2.' in process.out
+  assert not list((home / 'cifar10' / 'train').glob('*tempstate*'))
+
+
+def test_25_kills_at_random_moments_of_training_lose_nothing_that_was_saved(home, small_data_dir):
+  moments = random.Random(0)
+  args = ['--data_dir=' + small_data_dir, '--batch_size=4', '--save_checkpoint_secs=1',
+          '--log_frequency=1', '--max_steps=1000000']
+  train_dir = home / 'cifar10' / 'train'
+  saved = 0
+  for _ in range(25):
+    process = warm_process.WarmProcess(home, TRAIN, args)
+    time.sleep(moments.uniform(0.3, 3.5))
+    process.kill()
+    assert process.err == ''
+    start = re.search('(Resuming .* from step ([0-9]+)|Training in)', process.out)
+    if start:
+      assert int(start.group(2) or 0) == saved
+    latest = cifar10_checkpoint.latest(str(train_dir))
+    step = int(latest.split('-')[-1]) if latest else 0
+    assert step >= saved
+    saved = step
+  assert saved > 0
+
+  process = warm_process.WarmProcess(home, TRAIN, args[:-1] + ['--max_steps=%d' % (saved + 2)])
+  assert process.wait() == 0
+  assert 'Resuming cifar10/train from step %d.' % saved in process.out
+  process = warm_process.WarmProcess(home, EVAL, [args[0], '--run_once'])
+  assert process.wait() == 0
+  assert re.search(r'precision @ 1 = \d\.\d{3}\n', process.out)
+  strays = [path.name for path in train_dir.iterdir() if not re.fullmatch(
+      r'checkpoint|run\.json|graph\.pbtxt|events\..*|model\.ckpt-\d+\.(index|meta|data-.*)',
+      path.name)]
+  assert strays == []
+  assert len(list(train_dir.glob('*.data*'))) == len(list(train_dir.glob('*.index'))) <= 5
+
+
+@pytest.mark.parametrize('number, status', [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize('script', [TRAIN, TOWERS])
+def test_signal_saves_and_tells(script, number, status, home, small_data_dir):
+  process = warm_process.WarmProcess(home, script, [
+      '--data_dir=' + small_data_dir, '--batch_size=4', '--log_frequency=1'])
+  while 'step 3,' not in process.out:
+    assert process.alive()
+    time.sleep(0.05)
+  process.signal(number)
+  assert process.wait() == status
+  last = re.search('Stopped by %s after step ([0-9]+); the same command goes on' % number.name,
+                   process.out)
+  assert cifar10_checkpoint.latest(str(home / 'cifar10' / 'train')).endswith(
+      'model.ckpt-' + last.group(1))
