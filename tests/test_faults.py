@@ -335,3 +335,26 @@ def test_signal_saves_and_tells(script, number, status, home, small_data_dir):
                    process.out)
   assert cifar10_checkpoint.latest(str(home / 'cifar10' / 'train')).endswith(
       'model.ckpt-' + last.group(1))
+
+
+def test_evaluation_beside_a_training_whose_checkpoints_come_and_go(home, small_data_dir):
+  data = '--data_dir=' + small_data_dir
+  (home / 'evaluation').mkdir()
+  evaluation = warm_process.WarmProcess(home / 'evaluation', EVAL, [
+      data, '--eval_interval_secs=0', '--checkpoint_dir=%s/cifar10/train' % home])
+  training = warm_process.WarmProcess(home, TRAIN, [
+      data, '--batch_size=16', '--max_steps=1000', '--save_checkpoint_secs=1'])
+  assert training.wait() == 0, training.err
+  assert evaluation.wait() == 0, evaluation.err
+  assert (training.err, evaluation.err) == ('', '')
+  [events] = (home / 'evaluation' / 'cifar10' / 'eval').iterdir()
+  points = [(event.step, value.simple_value) for event in tf.train.summary_iterator(str(events))
+            for value in event.summary.value if value.tag == 'precision @ 1']
+  steps = [step for step, _ in points]
+  assert steps == sorted(set(steps))
+  assert steps[-1] == 1000
+  # Training keeps the last five: some were deleted while this went on.
+  assert len(steps) > 5
+  # Of the 100 test images each is counted.
+  assert all(precision * 100 == pytest.approx(round(precision * 100), abs=1e-4)
+             for _, precision in points)
