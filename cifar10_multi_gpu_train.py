@@ -29,8 +29,19 @@ tf.app.flags.adopt_module_key_flags(cifar10)
 
 def train():
   """Builds the graph and trains for --max_steps."""
+  with tf.Graph().as_default():
+    loss, train_op = build()
+
+    with cifar10_session.training_session(
+        loss, FLAGS.num_gpus * FLAGS.batch_size, FLAGS.num_gpus) as session:
+      while not session.should_stop():
+        session.run(train_op)
+
+
+def build():
+  """Adds the input and the training of --num_gpus towers, see `train_towers`."""
   # Unless a line below says otherwise, on the CPU, which every GPU reaches.
-  with tf.Graph().as_default(), tf.device('/cpu:0'):
+  with tf.device('/cpu:0'):
     global_step = tf.train.get_or_create_global_step()
 
     # One input feeds all towers.
@@ -38,12 +49,7 @@ def train():
     queue = cifar10_input.prefetch_queue(images, labels, 2 * FLAGS.num_gpus)
     batches = [queue.dequeue() for _ in range(FLAGS.num_gpus)]
 
-    loss, train_op = train_towers(batches, global_step)
-
-    with cifar10_session.training_session(
-        loss, FLAGS.num_gpus * FLAGS.batch_size, FLAGS.num_gpus) as session:
-      while not session.should_stop():
-        session.run(train_op)
+    return train_towers(batches, global_step)
 
 
 def train_towers(batches, global_step):

@@ -73,6 +73,23 @@ def project_mixed_precision(data_dir, batch_size):
   return project(data_dir, batch_size, '--mixed_precision')
 
 
+def one_tower(data_dir, batch_size, towers=1):
+  """cifar10_multi_gpu_train.py with one tower."""
+  graph_mode()
+  import cifar10_multi_gpu_train
+  import cifar10_session
+  _parse_flags(data_dir, batch_size // towers, '--train_dir=' + tempfile.mkdtemp(),
+               '--max_steps=10000000', '--num_gpus=%d' % towers)
+  loss, train_op = cifar10_multi_gpu_train.build()
+  session = _LASTING.enter_context(cifar10_session.training_session(loss, batch_size, towers))
+  return lambda: session.run(train_op)
+
+
+def two_towers(data_dir, batch_size):
+  """The same with two, which share the images of a batch."""
+  return one_tower(data_dir, batch_size, towers=2)
+
+
 def project_computation(data_dir, batch_size):
   """The training step alone, on constant images."""
   tf = graph_mode()
@@ -220,7 +237,8 @@ def matrix_product(data_dir, batch_size):
 
 
 PROGRAMS = [project, project_mixed_precision, project_computation, project_input,
-            project_evaluation, naive, naive_input, keras, pytorch, matrix_product]
+            project_evaluation, one_tower, two_towers, naive, naive_input, keras, pytorch,
+            matrix_product]
 
 
 def main():

@@ -28,6 +28,7 @@ RATIOS = [
     ('with the input to the computation alone', 'project', 'project_computation', 0.95),
     ('float32 to the matrix-product roofline', 'project', 'matrix_product', 0.75),
     ('mixed precision to the naive formulation', 'project_mixed_precision', 'naive', 2.2),
+    ('two towers to one with as many images', 'two_towers', 'one_tower', 0.95),
     ('evaluation to training', 'project_evaluation', 'project', 3.0),
     ('input alone to the naive input', 'project_input', 'naive_input', 5.0),
 ]
@@ -63,13 +64,15 @@ def main():
   parser.add_argument('--batch_size', type=int, default=128, help='images in a batch')
   parser.add_argument('--rounds', type=int, default=9, help='turns of each program')
   parser.add_argument('--seconds', type=float, default=4, help='length of a turn')
+  parser.add_argument('--programs', nargs='+', default=[f.__name__ for f in programs.PROGRAMS],
+                      help='which of them take part (all)')
   parser.add_argument('--json', help='file to write the measurements to')
   arguments = parser.parse_args()
 
   running = []
   try:
-    for function in programs.PROGRAMS:
-      program = Program(function.__name__, arguments)
+    for name in arguments.programs:
+      program = Program(name, arguments)
       running.append(program)
       if not program.ready:
         print('%s does not run here and is left out.' % program.name, file=sys.stderr)
