@@ -13,11 +13,15 @@ import tarfile
 import threading
 import time
 
+import hypothesis
+from hypothesis import strategies
 import numpy as np
 import pytest
+import tensorflow.compat.v1 as tf
 
 import cifar10_dataset
 from cifar10_console import UserError
+import cifar10_input
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 BIN = 'cifar-10-batches-bin'
@@ -594,3 +598,106 @@ def test_classes_are_named_by_the_data_set(damaged):
   os.remove(damaged / 'batches.meta.txt')
   assert cifar10_dataset.classes(str(damaged)) == (
       'airplane', 'automobile', 'bird', 'cat', 'deer', 'dog', 'frog', 'horse', 'ship', 'truck')
+
+
+def _fuzz(examples):
+  return hypothesis.settings(max_examples=examples, deadline=None, derandomize=True)
+
+
+_records = strategies.lists(strategies.tuples(strategies.integers(0, 11),
+                                              strategies.integers(0, 255)), max_size=5).map(
+    lambda records: b''.join(bytes([label] + 3072 * [value]) for label, value in records))
+_good_records = strategies.binary(min_size=1, max_size=9).map(
+    lambda values: b''.join(bytes([value % 10] + 3072 * [value]) for value in values))
+
+
+@_fuzz(100)
+@hypothesis.given(contents=strategies.one_of(
+    strategies.binary(), _records, _good_records,
+    strategies.tuples(_records, strategies.binary(max_size=3)).map(b''.join)))
+def test_any_file_is_read_whole_or_refused(contents, run_graph, tmp_path_factory):
+  folder = tmp_path_factory.mktemp('fuzz')
+  (folder / 'test_batch.bin').write_bytes(contents)
+  labels = list(contents[::3073])
+  if contents and len(contents) % 3073 == 0 and max(labels) < 10:
+    with tf.Graph().as_default():
+      _, read = cifar10_input.inputs('test', str(folder), batch_size=16)
+      assert run_graph(read)[0].tolist() == labels
+  else:
+    with pytest.raises(UserError, match='test_batch.bin '):
+      cifar10_dataset.files(str(folder), 'test')
+
+
+_edits = strategies.lists(strategies.tuples(
+    strategies.integers(0, 1 << 14), strategies.integers(0, 12), strategies.binary(max_size=12)),
+    max_size=3)
+
+
+def _edited(contents, edits):
+  """Replaces a few bytes by others, perhaps more or less of them."""
+  for start, count, replacement in edits:
+    start %= len(contents) + 1
+    contents = contents[:start] + replacement + contents[start + count:]
+  return contents
+
+
+def _gzip(contents):
+  return gzip.compress(contents, mtime=0)  # With the time, each run would edit other bytes.
+
+
+_FUZZ_SIZES = {name: 2 * i for i, name in enumerate(cifar10_dataset.ARCHIVE_SIZES)}
+_NAMES = [BIN + '/' + name for name in _FUZZ_SIZES]
+
+
+@strategies.composite
+def _tars(draw):
+  """Draws the bytes of a tar file that is good but for some edits to its headers."""
+  names = draw(strategies.one_of(strategies.just(_NAMES), strategies.permutations(_NAMES)))
+  out = b''
+  for name in [BIN] + names:
+    size = _FUZZ_SIZES.get(os.path.basename(name), 0)
+    header = _member(name, size=size, type=b'5' if name == BIN else b'0').tobuf()
+    edits = draw(strategies.one_of(strategies.just([]), _header_edits))
+    for start, replacement in edits:
+      header = (header[:start] + replacement + header[start + len(replacement):])[:512]
+    # The right checksum, or else no edit would be looked at.
+    blank = header[:148] + 8 * b' ' + header[156:]
+    out += header[:148] + b'%06o\0 ' % sum(blank) + header[156:]
+    out += bytes(range(size)) + bytes(-size % 512)
+  return out + bytes(1024)
+
+
+# Name, size, type, name of a link, prefix.
+_header_edits = strategies.lists(strategies.one_of(
+    strategies.tuples(strategies.sampled_from([0, 20, 124, 130, 156, 157, 345]),
+                      strategies.binary(max_size=12)),
+    strategies.tuples(strategies.just(156), strategies.sampled_from(
+        [bytes([byte]) for byte in b'\0001234567xgLKSXNVDM'])),
+    strategies.tuples(strategies.just(124), strategies.sampled_from(
+        [b'\xff' * 12, b'\x80' + bytes(7) + b'\xff' * 4, b'77777777777\0', b'-1\0']))),
+    max_size=2)
+
+
+@_fuzz(400)
+@hypothesis.given(archive=strategies.one_of(
+    strategies.binary(),
+    strategies.binary().map(_gzip),
+    _tars().map(_gzip),
+    strategies.tuples(_tars(), _edits).map(lambda drawn: _gzip(_edited(*drawn))),
+    strategies.tuples(_tars().map(_gzip), _edits).map(lambda drawn: _edited(*drawn))))
+def test_any_archive_is_unpacked_whole_or_refused(archive, tmp_path_factory):
+  folder = tmp_path_factory.mktemp('fuzz')
+  (folder / 'archive').write_bytes(archive)
+  with pytest.MonkeyPatch.context() as monkeypatch:
+    monkeypatch.setattr(cifar10_dataset, 'ARCHIVE_SIZES', _FUZZ_SIZES)
+    monkeypatch.setattr(cifar10_dataset, 'ARCHIVE_SHA256', hashlib.sha256(archive).hexdigest())
+    try:
+      cifar10_dataset.download_and_extract(str(folder / 'data'), (folder / 'archive').as_uri())
+    except UserError:
+      hypothesis.event('refused')
+      assert os.listdir(folder / 'data') == []
+    else:
+      hypothesis.event('unpacked')
+      extracted = (folder / 'data' / BIN).iterdir()
+      assert {path.name: path.stat().st_size for path in extracted} == _FUZZ_SIZES
+  assert sorted(os.listdir(folder)) == ['archive', 'data']
