@@ -30,6 +30,9 @@ tf.app.flags.DEFINE_integer('batch_size', 128, 'Images in a batch.', lower_bound
                             upper_bound=50000)
 tf.app.flags.DEFINE_string('data_dir', 'cifar10/data',
                            'Folder that holds, or receives, the data set.')
+tf.app.flags.DEFINE_string('data_url', cifar10_dataset.DATA_URL,
+                           'Where to fetch the data set: a mirror of the official archive, or '
+                           'file:// and the path of a copy.')
 tf.app.flags.DEFINE_boolean('synthetic', False,
                             'Use a generated stand-in for CIFAR-10, which needs no download; it '
                             'and what is trained on it live in cifar10/synthetic.')
@@ -92,11 +95,17 @@ def maybe_download_and_extract():
       raise UserError('There is no folder %s: name the one that holds %s with --data_dir, or make '
                       'an empty one to download the data set into.'
                       % (data_dir, cifar10_dataset.FOLDER))
-    if set(os.listdir(data_dir)) - {cifar10_dataset.UNFINISHED}:
+    # Another process may just be making the data set there.
+    names = set(os.listdir(data_dir)) - {cifar10_dataset.UNFINISHED, cifar10_dataset.FOLDER}
+    if names.intersection(cifar10_dataset.CIFAR100_FILES):
+      raise UserError('The data set in %s is CIFAR-100: name the folder that holds %s with '
+                      '--data_dir, or an empty one to download it into.'
+                      % (data_dir, cifar10_dataset.FOLDER))
+    if names:
       raise UserError('There is no data set in %s, which is not empty either: name the folder '
                       'that holds %s with --data_dir, or an empty one to download it into.'
                       % (data_dir, cifar10_dataset.FOLDER))
-  cifar10_dataset.download_and_extract(data_dir)
+  cifar10_dataset.download_and_extract(data_dir, FLAGS.data_url)
 
 
 def distorted_inputs():

@@ -9,10 +9,12 @@ Where there is no network, `write_synthetic` makes a stand-in of the same form.
 
 import contextlib
 import fcntl
+import gzip
 import hashlib
 import os
 import shutil
 import tarfile
+import zlib
 
 import numpy as np
 from six.moves import http_client
@@ -34,12 +36,29 @@ CLASSES_FILE = 'batches.meta.txt'
 RECORDS_PER_FILE = 10000
 
 DATA_URL = 'https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz'
+# Of the file whose MD5 that page gives as c32a1d4ab5d03f1284b67883e8d87530.
 ARCHIVE_SHA256 = 'c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd'
+# All that the archive holds, in `FOLDER`: the names of the files, and their sizes in bytes.
+ARCHIVE_SIZES = {name: RECORDS_PER_FILE * RECORD_BYTES for name in TRAIN_FILES + [TEST_FILE]}
+ARCHIVE_SIZES.update({CLASSES_FILE: 61, 'readme.html': 88})
+
+# CIFAR-100 is easily taken for CIFAR-10. Its records begin with two labels.
+CIFAR100_FILES = ('train.bin', 'test.bin')
+_CIFAR100_RECORD_BYTES = 1 + RECORD_BYTES
 
 # In the folder that receives the data set, until it is whole.
 UNFINISHED = '.unfinished'
 
 _STALLED_SECS = 30  # A connection that is silent for so long is given up.
+
+# More than the archive needs, and little enough to stop what would never end.
+_SPARE_BYTES = 1 << 20
+_MAX_HEADERS = 64
+_MAX_EXTENSION_BYTES = 1 << 16
+
+_RECORDS_PER_READ = 1000
+
+_TEXT = bytes(range(0x20, 0x7f)) + b'\t\n\r'
 
 
 def locate(data_dir):
@@ -68,12 +87,15 @@ def files(folder, eval_data):
     A list of paths, in the order of the data set.
 
   Raises:
-    UserError: a file is missing, or is not made of whole records with labels 0..9.
+    UserError: a file is missing, cannot be read, or is not made of whole records with labels 0..9;
+      or it has not all of its records. That is known of CIFAR-10 and of the stand-in; other data
+      may come in files of any length.
   """
   names = {'test': [TEST_FILE], 'train_eval': TRAIN_FILES}[eval_data]
   paths = [os.path.join(folder, name) for name in names]
   for path in paths:
     _verify(path)
+  _verify_sizes(folder, paths)
   return paths
 
 
@@ -85,13 +107,16 @@ def classes(folder):
       has a name a line, they are taken for CIFAR-10's own.
 
   Raises:
-    UserError: that file does not name ten classes.
+    UserError: that file cannot be read, or does not name ten classes.
   """
   path = os.path.join(folder, CLASSES_FILE)
   if not os.path.exists(path):
     return CLASSES
-  with open(path, errors='replace') as lines:
-    names = tuple(line.strip() for line in lines if line.strip())
+  try:
+    with open(path, errors='replace') as lines:
+      names = tuple(line.strip() for line in lines if line.strip())
+  except OSError as error:
+    raise _unreadable(path, error) from error
   if len(names) != len(CLASSES):
     raise UserError('%s names %d classes, not %d: put the data set\'s own file there, or remove it '
                     'if the images are CIFAR-10\'s.' % (path, len(names), len(CLASSES)))
@@ -104,20 +129,55 @@ def _verify(path):
                     'whole one with --data_dir.' % path)
   if not os.path.isfile(path):
     raise UserError('%s is not a file: put the data set\'s own in its place.' % path)
-  size = os.path.getsize(path)
+  try:
+    with open(path, 'rb') as records:
+      _verify_records(path, records)
+  except OSError as error:
+    raise _unreadable(path, error) from error
+
+
+def _unreadable(path, error):
+  return UserError('%s cannot be read (%s): make it readable, or put the data set\'s own file in '
+                   'its place.' % (path, error.strerror))
+
+
+def _verify_records(path, records):
+  size = os.fstat(records.fileno()).st_size
   if size == 0:
     raise UserError('%s is empty: put the data set\'s own file in its place.' % path)
+  head = records.peek(RECORD_BYTES)[:RECORD_BYTES]
+  if head[0] >= len(CLASSES) and not head.translate(None, _TEXT):
+    raise UserError('%s is a text file: put the data set\'s own file in its place.' % path)
+  if size % RECORD_BYTES and size % _CIFAR100_RECORD_BYTES == 0:
+    raise UserError('%s has records of %d bytes, which are CIFAR-100\'s: put the file of '
+                    'CIFAR-10\'s binary version in its place.' % (path, _CIFAR100_RECORD_BYTES))
   if size % RECORD_BYTES:
     raise UserError('%s has %d bytes, which is no multiple of a record\'s %d: it is cut off, or '
                     'not in CIFAR-10\'s binary format.' % (path, size, RECORD_BYTES))
-  labels = np.memmap(path, np.uint8, 'r').reshape(-1, RECORD_BYTES)[:, 0]
-  wrong = np.flatnonzero(labels >= len(CLASSES))
-  if wrong.size:
-    raise UserError('%s has label %d in record %d, above %d: it is damaged, or not in CIFAR-10\'s '
-                    'binary format.' % (path, labels[wrong[0]], wrong[0], len(CLASSES) - 1))
+  # Read, not mapped: where a disk fails, a map ends the process without a word.
+  for first in range(0, size // RECORD_BYTES, _RECORDS_PER_READ):
+    values = np.frombuffer(records.read(_RECORDS_PER_READ * RECORD_BYTES), np.uint8)
+    labels = values[::RECORD_BYTES]
+    wrong = np.flatnonzero(labels >= len(CLASSES))
+    if wrong.size:
+      raise UserError('%s has label %d in record %d, above %d: it is damaged, or not in '
+                      'CIFAR-10\'s binary format.'
+                      % (path, labels[wrong[0]], first + wrong[0], len(CLASSES) - 1))
 
 
-def download_and_extract(data_dir):
+def _verify_sizes(folder, paths):
+  """Proves that no file lost whole records, if another has as many as the set has in each."""
+  every = [os.path.join(folder, name) for name in TRAIN_FILES + [TEST_FILE]]
+  counts = {path: os.path.getsize(path) / RECORD_BYTES for path in every if os.path.isfile(path)}
+  if RECORDS_PER_FILE not in counts.values():
+    return
+  for path in paths:
+    if counts[path] != RECORDS_PER_FILE and classes(folder) in (CLASSES, SYNTHETIC_CLASSES):
+      raise UserError('%s has %d records, not %d: put the data set\'s own file in its place.'
+                      % (path, counts[path], RECORDS_PER_FILE))
+
+
+def download_and_extract(data_dir, url=DATA_URL):
   """Fetches the official archive into `data_dir` and unpacks it.
 
   Nothing is believed before its SHA-256 is right, and the folder appears under its name only when
@@ -125,18 +185,15 @@ def download_and_extract(data_dir):
 
   Args:
     data_dir: path of a folder, made if it does not exist.
+    url: where the archive is: its own place, a mirror, or `file://` and a path.
 
   Raises:
     UserError: the archive cannot be fetched or written, or is not the official one.
   """
   def fill(folder):
-    archive = os.path.join(folder, os.path.basename(DATA_URL))
-    _download(DATA_URL, archive)
-    with tarfile.open(archive) as tar:
-      for name in TRAIN_FILES + [TEST_FILE, CLASSES_FILE]:
-        with tar.extractfile(FOLDER + '/' + name) as member:
-          with open(os.path.join(folder, name), 'wb') as extracted:
-            shutil.copyfileobj(member, extracted)
+    archive = os.path.join(folder, 'archive.tar.gz')
+    _download(url, archive)
+    _extract(archive, folder)
     os.remove(archive)
 
   _make(data_dir, fill)
@@ -145,34 +202,88 @@ def download_and_extract(data_dir):
 def _download(url, path):
   print('Fetching CIFAR-10 (170 MB) from %s' % url)
   digest = hashlib.sha256()
+  size = 0
   with open(path, 'wb') as archive:
     for block in _blocks(url):
       archive.write(block)
       digest.update(block)
+      size += len(block)
+      # What goes on for ever would fill the disk. The images hardly compress, but they do.
+      if size > sum(ARCHIVE_SIZES.values()) + _SPARE_BYTES:
+        break
   if digest.hexdigest() != ARCHIVE_SHA256:
     raise UserError('What %s sent is not the official archive (%d bytes, SHA-256 %s): try again '
-                    'later, or unpack a good copy and name its folder with --data_dir.'
-                    % (url, os.path.getsize(path), digest.hexdigest()))
+                    'later, name another source with --data_url, or unpack a good copy and name '
+                    'its folder with --data_dir.' % (url, size, digest.hexdigest()))
 
 
 def _blocks(url):
-  """Yields what is at `url` a megabyte at a time, and shows the progress."""
+  """Yields what is at `url` block by block, and shows the progress."""
   try:
     with urllib.request.urlopen(url, timeout=_STALLED_SECS) as response:
       length = response.headers.get('Content-Length')
-      progress = Progress('Downloading', length and int(length), 'MB', scale=10**6)
+      length = length and int(length)
+      progress = Progress('Downloading', length, 'MB', scale=10**6)
       done = 0
       while True:
-        block = response.read(1 << 20)
+        block = response.read(1 << 16)
         if not block:
-          return
+          break
         done += len(block)
         progress.update(done)
         yield block
-  except (OSError, http_client.HTTPException) as error:
-    raise UserError('Fetching %s failed (%s): try again later, name a folder that has the data '
-                    'set with --data_dir, or start with --synthetic, which needs no network.'
+      if length and done < length:
+        raise EOFError('it ended after %d of %d bytes' % (done, length))
+  # A ValueError is a malformed address or header.
+  except (OSError, EOFError, ValueError, http_client.HTTPException) as error:
+    raise UserError('Fetching %s failed (%s): try again later, name another source with '
+                    '--data_url or a folder that has the data set with --data_dir, or start with '
+                    '--synthetic, which needs no network.'
                     % (url, error or type(error).__name__)) from error
+
+
+def _extract(archive, folder):
+  """Unpacks the files of `ARCHIVE_SIZES`, and refuses an archive that holds anything else.
+
+  It goes through the headers itself: `tarfile` would read an extension of any size into memory,
+  and follow what it says.
+  """
+  missing = {'%s/%s' % (FOLDER, name): name for name in ARCHIVE_SIZES}
+  try:
+    with gzip.open(archive) as stream:
+      for _ in range(_MAX_HEADERS):
+        header = stream.read(tarfile.BLOCKSIZE)
+        if not header.strip(b'\0'):
+          break
+        member = tarfile.TarInfo.frombuf(header, 'utf-8', 'surrogateescape')
+        if member.type in (tarfile.XHDTYPE, tarfile.XGLTYPE):
+          # Dates and the like: the names and sizes that we want fit into the header proper.
+          if not 0 <= member.size <= _MAX_EXTENSION_BYTES:
+            raise tarfile.ReadError('an extension has %d bytes' % member.size)
+          _contents(stream, member.size)
+        elif (member.name, member.type) != (FOLDER, tarfile.DIRTYPE):
+          if member.name not in missing or member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE):
+            raise tarfile.ReadError('%r is none of its files' % member.name)
+          name = missing.pop(member.name)
+          if member.size != ARCHIVE_SIZES[name]:
+            raise tarfile.ReadError('%s has %d bytes, not %d'
+                                    % (member.name, member.size, ARCHIVE_SIZES[name]))
+          with open(os.path.join(folder, name), 'wb') as extracted:
+            extracted.write(_contents(stream, member.size))
+      if missing:
+        raise tarfile.ReadError('%s is missing' % min(missing))
+  except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError) as error:
+    raise UserError('The archive is not that of the data set (%s): name another source with '
+                    '--data_url, or a folder that has the data set with --data_dir.'
+                    % error) from error
+
+
+def _contents(stream, size):
+  """Reads the next member of a tar file, which is filled up to whole blocks."""
+  padded = stream.read(-(-size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE)
+  if len(padded) < size:
+    raise EOFError('it ends in the middle of a file')
+  return padded[:size]
 
 
 def write_synthetic(data_dir, records_per_file=RECORDS_PER_FILE):
@@ -203,8 +314,7 @@ def write_synthetic(data_dir, records_per_file=RECORDS_PER_FILE):
           out.write(_synthetic_records(chunk, random).tobytes())
           progress.update(i * records_per_file + start + len(chunk))
     with open(os.path.join(folder, CLASSES_FILE), 'w') as out:
-      out.write(''.join('%s %s\n' % (colour, shape)
-                        for colour in ('warm', 'cool') for shape in _SHAPES))
+      out.write(''.join('%s\n' % name for name in SYNTHETIC_CLASSES))
 
   _make(data_dir, fill)
 
@@ -217,6 +327,9 @@ _SHAPES = {
     'cross': lambda x, y: (np.minimum(abs(x), abs(y)) < 0.3) & (np.maximum(abs(x), abs(y)) < 1),
     'ring': lambda x, y: (x * x + y * y < 1) & (x * x + y * y > 0.35),
 }
+
+SYNTHETIC_CLASSES = tuple('%s %s' % (colour, shape)
+                          for colour in ('warm', 'cool') for shape in _SHAPES)
 
 
 def _synthetic_records(labels, random):

@@ -60,7 +60,7 @@ def small_data_dir(tmp_path_factory):
   return str(path)
 
 
-@pytest.fixture
+@pytest.fixture(scope='session')
 def run_graph():
   """Evaluates tensors in a session of the current graph with its queues running."""
   def run(fetches, times=1):

@@ -448,17 +448,35 @@ def test_data_set_is_fetched_only_into_a_place_that_was_meant(
     flags, sentence, tmp_path, monkeypatch):
   (tmp_path / 'letter.txt').write_text('mine')
   monkeypatch.chdir(tmp_path)
-  monkeypatch.setattr(cifar10_dataset, 'DATA_URL', 'http://127.0.0.1:9/refused')
-  FLAGS(['pytest'] + flags)
+  FLAGS(['pytest', '--data_url=http://127.0.0.1:9/refused'] + flags)
   with pytest.raises(UserError, match=sentence):
     cifar10.maybe_download_and_extract()
   assert [path.name for path in tmp_path.iterdir()] == ['letter.txt']
 
 
+def test_cifar100_is_recognised(tmp_path):
+  (tmp_path / 'train.bin').write_bytes(bytes(3074))
+  FLAGS(['pytest', '--data_dir=%s' % tmp_path])
+  with pytest.raises(UserError, match='The data set in .* is CIFAR-100: name the folder'):
+    cifar10.maybe_download_and_extract()
+
+
+def test_data_set_that_another_process_just_made_is_taken(small_data_dir, monkeypatch):
+  locate = cifar10_dataset.locate
+  monkeypatch.setattr(cifar10_dataset, 'locate', lambda path: calls.append(path) or
+                      (locate(path) if len(calls) > 1 else None))
+  calls = []
+  FLAGS(['pytest', '--data_dir=%s' % small_data_dir, '--data_url=http://127.0.0.1:9/refused'])
+  cifar10.maybe_download_and_extract()
+  assert len(calls) == 2
+
+
 def test_folder_with_an_interrupted_download_receives_the_data_set(tmp_path, monkeypatch):
   (tmp_path / '.unfinished').mkdir()
-  monkeypatch.setattr(cifar10_dataset, 'download_and_extract', lambda path: fetched.append(path))
+  monkeypatch.setattr(cifar10_dataset, 'download_and_extract', lambda *args: fetched.append(args))
   fetched = []
   FLAGS(['pytest', '--data_dir=%s' % tmp_path])
   cifar10.maybe_download_and_extract()
-  assert fetched == [str(tmp_path)]
+  FLAGS(['pytest', '--data_dir=%s' % tmp_path, '--data_url=file:///copy'])
+  cifar10.maybe_download_and_extract()
+  assert fetched == [(str(tmp_path), cifar10.DATA_URL), (str(tmp_path), 'file:///copy')]
