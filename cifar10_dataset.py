@@ -53,8 +53,6 @@ _STALLED_SECS = 30  # A connection that is silent for so long is given up.
 
 # More than the archive needs, and little enough to stop what would never end.
 _SPARE_BYTES = 1 << 20
-_MAX_HEADERS = 64
-_MAX_EXTENSION_BYTES = 1 << 16
 
 _RECORDS_PER_READ = 1000
 
@@ -87,9 +85,8 @@ def files(folder, eval_data):
     A list of paths, in the order of the data set.
 
   Raises:
-    UserError: a file is missing, cannot be read, or is not made of whole records with labels 0..9;
-      or it has not all of its records. That is known of CIFAR-10 and of the stand-in; other data
-      may come in files of any length.
+    UserError: a file is missing, cannot be read, is not made of whole records with labels 0..9, or
+      lacks some of its records.
   """
   names = {'test': [TEST_FILE], 'train_eval': TRAIN_FILES}[eval_data]
   paths = [os.path.join(folder, name) for name in names]
@@ -145,6 +142,7 @@ def _verify_records(path, records):
   size = os.fstat(records.fileno()).st_size
   if size == 0:
     raise UserError('%s is empty: put the data set\'s own file in its place.' % path)
+  # A saved web page, say. No record begins with such a label.
   head = records.peek(RECORD_BYTES)[:RECORD_BYTES]
   if head[0] >= len(CLASSES) and not head.translate(None, _TEXT):
     raise UserError('%s is a text file: put the data set\'s own file in its place.' % path)
@@ -166,7 +164,11 @@ def _verify_records(path, records):
 
 
 def _verify_sizes(folder, paths):
-  """Proves that no file lost whole records, if another has as many as the set has in each."""
+  """Proves that no file is cut off between two records.
+
+  That shows if the set is CIFAR-10 or the stand-in, and another file has its full length: a small
+  set made for a test, or a set of other images, has files of any length.
+  """
   every = [os.path.join(folder, name) for name in TRAIN_FILES + [TEST_FILE]]
   counts = {path: os.path.getsize(path) / RECORD_BYTES for path in every if os.path.isfile(path)}
   if RECORDS_PER_FILE not in counts.values():
@@ -208,7 +210,7 @@ def _download(url, path):
       archive.write(block)
       digest.update(block)
       size += len(block)
-      # What goes on for ever would fill the disk. The images hardly compress, but they do.
+      # What goes on for ever would fill the disk. The archive is smaller than what it holds.
       if size > sum(ARCHIVE_SIZES.values()) + _SPARE_BYTES:
         break
   if digest.hexdigest() != ARCHIVE_SHA256:
@@ -243,47 +245,29 @@ def _blocks(url):
 
 
 def _extract(archive, folder):
-  """Unpacks the files of `ARCHIVE_SIZES`, and refuses an archive that holds anything else.
-
-  It goes through the headers itself: `tarfile` would read an extension of any size into memory,
-  and follow what it says.
-  """
+  """Unpacks the files of `ARCHIVE_SIZES`, and refuses an archive that holds anything else."""
   missing = {'%s/%s' % (FOLDER, name): name for name in ARCHIVE_SIZES}
   try:
-    with gzip.open(archive) as stream:
-      for _ in range(_MAX_HEADERS):
-        header = stream.read(tarfile.BLOCKSIZE)
-        if not header.strip(b'\0'):
-          break
-        member = tarfile.TarInfo.frombuf(header, 'utf-8', 'surrogateescape')
-        if member.type in (tarfile.XHDTYPE, tarfile.XGLTYPE):
-          # Dates and the like: the names and sizes that we want fit into the header proper.
-          if not 0 <= member.size <= _MAX_EXTENSION_BYTES:
-            raise tarfile.ReadError('an extension has %d bytes' % member.size)
-          _contents(stream, member.size)
-        elif (member.name, member.type) != (FOLDER, tarfile.DIRTYPE):
-          if member.name not in missing or member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE):
-            raise tarfile.ReadError('%r is none of its files' % member.name)
-          name = missing.pop(member.name)
-          if member.size != ARCHIVE_SIZES[name]:
-            raise tarfile.ReadError('%s has %d bytes, not %d'
-                                    % (member.name, member.size, ARCHIVE_SIZES[name]))
+    with tarfile.open(archive, 'r:gz') as tar:
+      for member in tar:
+        if member.isdir() and member.name == FOLDER:
+          continue
+        if member.name not in missing or member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE):
+          raise tarfile.ReadError('%r is none of its files' % member.name)
+        name = missing.pop(member.name)
+        if member.size != ARCHIVE_SIZES[name]:
+          raise tarfile.ReadError('%s has %d bytes, not %d'
+                                  % (member.name, member.size, ARCHIVE_SIZES[name]))
+        with tar.extractfile(member) as contents:
           with open(os.path.join(folder, name), 'wb') as extracted:
-            extracted.write(_contents(stream, member.size))
-      if missing:
-        raise tarfile.ReadError('%s is missing' % min(missing))
-  except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError) as error:
+            shutil.copyfileobj(contents, extracted)
+    if missing:
+      raise tarfile.ReadError('%s is missing' % min(missing))
+  # tarfile does not wrap all that it meets.
+  except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, ValueError) as error:
     raise UserError('The archive is not that of the data set (%s): name another source with '
                     '--data_url, or a folder that has the data set with --data_dir.'
                     % error) from error
-
-
-def _contents(stream, size):
-  """Reads the next member of a tar file, which is filled up to whole blocks."""
-  padded = stream.read(-(-size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE)
-  if len(padded) < size:
-    raise EOFError('it ends in the middle of a file')
-  return padded[:size]
 
 
 def write_synthetic(data_dir, records_per_file=RECORDS_PER_FILE):

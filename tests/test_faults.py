@@ -94,9 +94,9 @@ DAMAGED_DATA = [
     (_dangling_link, '{} is missing: '),
     (_empty, '{} is empty: '),
     (_half, '{} has 153651 bytes, which is no multiple of a record'),
-    (_text, '{} has 25000 bytes, which is no multiple of a record'),
+    (_text, '{} is a text file: '),
     (_wrong_label, '{} has label 10 in record 2, above 9: '),
-    (_cifar100, '{} has 307400 bytes, which is no multiple of a record'),
+    (_cifar100, '{} has records of 3074 bytes, which are CIFAR-100\'s: '),
     (_directory, '{} is not a file: '),
 ]
 
@@ -235,12 +235,22 @@ def _other_network_with_record(train_dir):
 @pytest.mark.parametrize('data_dir, sentence', [
     ('nowhere', 'There is no folder nowhere: '),
     ('/dev/null', 'There is no folder /dev/null: '),
+    ('cifar100', 'The data set in cifar100 is CIFAR-100: '),
     ('mine', 'There is no data set in mine, which is not empty either: ')])
 @pytest.mark.parametrize('script', [TRAIN, TOWERS, EVAL])
 def test_folder_without_a_data_set(script, data_dir, sentence, home):
   (home / 'mine').mkdir()
   (home / 'mine' / 'letter.txt').write_text('mine')
+  (home / 'cifar100').mkdir()
+  (home / 'cifar100' / 'train.bin').write_text('mine')
   _fails_and_changes_nothing(home, script, ['--data_dir=' + data_dir], 1, sentence)
+
+
+@pytest.mark.parametrize('url', ['http://127.0.0.1:9/', 'nonsense', 'file:///nowhere.tar.gz'])
+def test_data_set_that_cannot_be_fetched(url, home):
+  (home / 'data').mkdir()
+  _fails_and_changes_nothing(home, TRAIN, ['--data_dir=data', '--data_url=' + url], 1,
+                             'Fetching %s failed (' % url)
 
 
 @pytest.fixture(scope='module')
