@@ -4,6 +4,7 @@ import hashlib
 import http.server
 import io
 import os
+import random
 import shutil
 import signal
 import socket
@@ -390,6 +391,30 @@ def test_interrupted_download_is_begun_again(number, left, archive, members, ser
     process.kill()
   assert os.listdir(tmp_path) == left
   cifar10_dataset.download_and_extract(str(tmp_path), serve(_send(archive)))
+  assert os.listdir(tmp_path) == [BIN]
+  _assert_complete(tmp_path / BIN, members)
+
+
+def test_kills_at_random_moments_of_a_download_leave_nothing_to_believe(
+    archive, members, serve, tmp_path):
+  def slowly(handler):
+    handler.send_response(200)
+    handler.end_headers()
+    for start in range(0, len(archive), len(archive) // 20):
+      handler.wfile.write(archive[start:start + len(archive) // 20])
+      time.sleep(0.03)
+
+  url, moments = serve(slowly), random.Random(0)
+  for _ in range(10):
+    process = _start(tmp_path, url)
+    time.sleep(moments.uniform(0.1, 1.0))
+    process.kill()
+    process.wait(60)
+    assert os.listdir(tmp_path) in ([], ['.unfinished'], [BIN])
+    if (tmp_path / BIN).exists():
+      _assert_complete(tmp_path / BIN, members)
+      shutil.rmtree(tmp_path / BIN)
+  assert _start(tmp_path, url).wait(60) == 0
   assert os.listdir(tmp_path) == [BIN]
   _assert_complete(tmp_path / BIN, members)
 
