@@ -17,18 +17,19 @@ class UserError(Exception):
   """An expected failure: its text is one sentence saying what is wrong, where, and what to do."""
 
 
-def run(main):
+def run(main, takes_arguments=False):
   """Parses the flags, calls `main()` and ends the process.
 
   The exit status is what `main` returns (0 for None), 1 after a `UserError`, 2 after a wrong
   flag, 130 after Ctrl-C.
 
   Args:
-    main: a function of no arguments.
+    main: a function.
+    takes_arguments: whether arguments that are no flags are welcome; `main` gets a list of them.
   """
-  def reported(_):
+  def reported(arguments):
     try:
-      return main()
+      return main(arguments) if takes_arguments else main()
     except UserError as error:
       return _fail(error, 1)
     except BrokenPipeError:
@@ -47,7 +48,7 @@ def run(main):
   sys.stderr = sys.stderr or open(os.devnull, 'w')
   # Line by line also into a file or a pipe, where someone may be following the run.
   sys.stdout.reconfigure(line_buffering=True)
-  app.run(reported, flags_parser=_parse_flags)
+  app.run(reported, flags_parser=lambda argv: _parse_flags(argv, takes_arguments))
 
 
 def log(message):
@@ -55,19 +56,24 @@ def log(message):
   print('%s: %s' % (datetime.datetime.now().strftime('%Y-%m-%d %H:%M:%S.%f'), message))
 
 
-def _parse_flags(argv):
+def _parse_flags(argv, takes_arguments):
   try:
-    positional = flags.FLAGS(argv)[1:]
+    arguments = flags.FLAGS(argv)[1:]
   except flags.Error as error:
     sys.exit(_fail('%s (--help lists the flags)' % error, 2))
-  if positional:
-    sys.exit(_fail('%r is not a flag (--help lists them)' % positional[0], 2))
-  return argv
+  if arguments and not takes_arguments:
+    sys.exit(_fail('%r is not a flag (--help lists them)' % arguments[0], 2))
+  return arguments
+
+
+def complain(message):
+  """Prints a sentence on standard error, behind the script's name."""
+  script = os.path.basename(sys.argv[0])
+  print('%s: %s' % (script, ' '.join(str(message).split())), file=sys.stderr)
 
 
 def _fail(message, status):
-  script = os.path.basename(sys.argv[0])
-  print('%s: %s' % (script, ' '.join(str(message).split())), file=sys.stderr)
+  complain(message)
   return status
 
 

@@ -18,6 +18,7 @@ import cifar10
 import cifar10_checkpoint
 import cifar10_console
 import cifar10_device
+import cifar10_restore
 import cifar10_run
 from cifar10_console import UserError
 
@@ -26,23 +27,20 @@ FLAGS = tf.app.flags.FLAGS
 tf.app.flags.DEFINE_string('eval_dir', 'cifar10/eval', 'Directory for the event files.')
 tf.app.flags.DEFINE_enum('eval_data', 'test', ['test', 'train_eval'],
                          'The images: those for testing, or those trained on.')
-tf.app.flags.DEFINE_string('checkpoint_dir', 'cifar10/train', 'Directory with the checkpoints.')
 tf.app.flags.DEFINE_integer('eval_interval_secs', 300, 'Seconds from the start of one evaluation '
                             'to the next, at least.', lower_bound=0)
 tf.app.flags.DEFINE_integer('num_examples', 10000, 'Images to evaluate, at most.', lower_bound=1)
 tf.app.flags.DEFINE_boolean('run_once', False, 'Evaluate the latest checkpoint and end.')
-tf.app.flags.DEFINE_boolean('use_moving_averages', True, 'Evaluate the moving averages of the '
-                            'variables; false takes the variables themselves.')
 # For --help.
+tf.app.flags.adopt_module_key_flags(cifar10_restore)
 tf.app.flags.adopt_module_key_flags(cifar10)
 
 
 def evaluate():
   """Builds the graph and evaluates checkpoints until the last."""
-  checkpoint_dir = cifar10.directory('checkpoint_dir')
+  checkpoint_dir = cifar10_restore.checked_checkpoint_dir()
 
   with tf.Graph().as_default() as graph:
-    global_step = tf.train.get_or_create_global_step()
     with tf.device('/cpu:0'):
       images, labels = cifar10.inputs(FLAGS.eval_data)
     logits = cifar10.inference(images)
@@ -51,13 +49,7 @@ def evaluate():
     correct = tf.equal(tf.argmax(logits, 1, output_type=tf.int32), labels)
     summary_op = tf.summary.merge_all()
 
-    averages = tf.train.ExponentialMovingAverage(cifar10.MOVING_AVERAGE_DECAY)
-    if FLAGS.use_moving_averages:
-      variables = averages.variables_to_restore(tf.trainable_variables())
-    else:
-      variables = {v.op.name: v for v in tf.trainable_variables()}
-    variables[global_step.op.name] = global_step
-    saver = tf.train.Saver(variables)
+    restorer = cifar10_restore.Restorer()
 
     # With the process in the name: two that start in one second would share a file.
     with tf.summary.FileWriter(_eval_dir(), graph,
@@ -66,7 +58,7 @@ def evaluate():
         cifar10_run.check_data_set(checkpoint_dir, cifar10.classes())
         with tf.Session(config=cifar10_device.session_config()) as session:
           try:
-            step = cifar10_checkpoint.restore(session, saver, checkpoint, variables)
+            step = restorer.restore(session, checkpoint)
           except cifar10_checkpoint.Damaged:
             if FLAGS.run_once:
               raise
@@ -105,20 +97,17 @@ def _check_directories():
     UserError: a flag names no directory, or there is no checkpoint and --run_once asks not to wait
       for one.
   """
-  checkpoint_dir = cifar10.directory('checkpoint_dir')
-  cifar10_run.check_directory(checkpoint_dir, 'checkpoint_dir')
+  checkpoint_dir = cifar10_restore.checked_checkpoint_dir()
   cifar10_run.check_directory(cifar10.directory('eval_dir'), 'eval_dir')
-  if not cifar10_checkpoint.latest(checkpoint_dir) and FLAGS.run_once:
-    raise UserError('There is no checkpoint in %s: train first, or name the directory of a run '
-                    'with --checkpoint_dir.' % checkpoint_dir)
+  if FLAGS.run_once:
+    cifar10_restore.latest_checkpoint(checkpoint_dir)
 
 
 def _checkpoints(checkpoint_dir):
   """Returns the paths of the latest checkpoint and, but for --run_once, of those to come."""
-  checkpoint = cifar10_checkpoint.latest(checkpoint_dir)
   if FLAGS.run_once:
-    return [checkpoint]
-  if not checkpoint:
+    return [cifar10_restore.latest_checkpoint(checkpoint_dir)]
+  if not cifar10_checkpoint.latest(checkpoint_dir):
     print('No checkpoint in %s yet: waiting for one.' % checkpoint_dir)
   return tf.train.checkpoints_iterator(checkpoint_dir, FLAGS.eval_interval_secs)
 

@@ -131,6 +131,38 @@ def center(images):
     return tf.image.per_image_standardization(tf.cast(crops, tf.float32))
 
 
+def decode_pictures(contents):
+  """Adds the decoding of pictures of any size and shape into images like those of the data set.
+
+  A transparent picture is laid on white. The square in the middle is scaled to 32x32 pixels.
+
+  Args:
+    contents: strings of shape [n], each the contents of a PNG, JPEG, GIF or BMP file.
+
+  Returns:
+    uint8 of shape [n, 32, 32, 3].
+  """
+  size = cifar10_dataset.IMAGE_SIZE
+
+  def decode(content):
+    # Grey, grey with opacity, colours, or colours with opacity.
+    picture = tf.cast(tf.io.decode_image(content, expand_animations=False), tf.float32)
+    picture.set_shape([None, None, None])
+    channels = tf.shape(picture)[2]
+    colours = tf.cond(channels < 3, lambda: tf.tile(picture[:, :, :1], [1, 1, 3]),
+                      lambda: picture[:, :, :3])
+    opacity = tf.cond(tf.equal(channels % 2, 0), lambda: picture[:, :, -1:] / 255,
+                      lambda: tf.ones_like(picture[:, :, :1]))
+    colours = colours * opacity + 255 * (1 - opacity)
+    side = tf.minimum(tf.shape(colours)[0], tf.shape(colours)[1])
+    square = tf.image.resize_with_crop_or_pad(colours, side, side)
+    small = tf.image.resize_area(square[tf.newaxis], [size, size])[0]
+    return tf.ensure_shape(tf.cast(tf.round(small), tf.uint8), [size, size, 3])
+
+  with tf.name_scope('decode'):
+    return tf.map_fn(decode, contents, dtype=tf.uint8)
+
+
 def distorted_inputs(data_dir, batch_size):
   """Adds the input pipeline for training: shuffled, distorted, without an end.
 

@@ -13,7 +13,9 @@ from absl.testing import flagsaver  # noqa: E402
 import pytest  # noqa: E402
 import tensorflow.compat.v1 as tf  # noqa: E402
 
+import cifar10  # noqa: E402
 import cifar10_dataset  # noqa: E402
+import cifar10_run  # noqa: E402
 
 # As the scripts do.
 tf.disable_v2_behavior()
@@ -73,3 +75,23 @@ def run_graph():
       coordinator.join(threads)
     return results
   return run
+
+
+@pytest.fixture
+def save(tmp_path):
+  """Saves the checkpoint of an untrained network at a step, in a run that ends at `max_steps`."""
+  train_dir = str(tmp_path / 'cifar10' / 'train')
+
+  def save_at(step, max_steps, classes=None):
+    os.makedirs(train_dir, exist_ok=True)
+    cifar10_run.record_start(train_dir, {'max_steps': max_steps}, classes or cifar10.classes())
+    with tf.Graph().as_default(), tf.Session() as session:
+      global_step = tf.train.get_or_create_global_step()
+      cifar10.inference(tf.zeros([1, 24, 24, 3]))
+      averages = tf.train.ExponentialMovingAverage(cifar10.MOVING_AVERAGE_DECAY)
+      averages.apply(tf.trainable_variables())
+      session.run(tf.global_variables_initializer())
+      global_step.load(step, session)
+      tf.train.Saver().save(session, train_dir + '/model.ckpt', global_step=step)
+
+  return save_at

@@ -360,7 +360,7 @@ def test_without_network_the_sentence_names_the_ways_out(url, tmp_path):
   assert os.listdir(tmp_path) == []
 
 
-# Believes any archive, and takes its part of the table of sizes from the test.
+# Downloads in a process of its own what the test lets pass for the official archive.
 _FETCH = '''
 import os, signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -373,7 +373,7 @@ cifar10_dataset.download_and_extract(sys.argv[1], sys.argv[2])
 
 
 def _start(data_dir, url, before=''):
-  """Downloads in a process, which can be killed."""
+  """Starts `_FETCH`, with some code before the download; returns the process."""
   code = _FETCH % (cifar10_dataset.ARCHIVE_SIZES, cifar10_dataset.ARCHIVE_SHA256, before)
   return subprocess.Popen([sys.executable, '-c', code, str(data_dir), url], cwd=ROOT,
                           stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -499,6 +499,27 @@ def test_archive_with_less_is_refused(members, believe, serve, tmp_path):
     with pytest.raises(UserError, match='%s is missing' % members[missing][0].name):
       cifar10_dataset.download_and_extract(str(tmp_path), serve(_send(less)))
     assert os.listdir(tmp_path) == []
+
+
+def _cut_in_the_last_file(archive):
+  tar = gzip.decompress(archive)
+  return gzip.compress(tar[:tar.rindex(b'read') + 2])
+
+
+@pytest.mark.parametrize('damage', [
+    lambda archive: b'<html>',
+    lambda archive: archive[:len(archive) // 2],
+    lambda archive: gzip.compress(archive)[:10] + b'\xff',
+    _cut_in_the_last_file,
+    lambda archive: gzip.compress(b'x' + gzip.decompress(archive)),
+])
+def test_damaged_archive_is_refused(damage, archive, believe, tmp_path):
+  damaged = damage(archive)
+  believe(damaged)
+  (tmp_path / 'archive').write_bytes(damaged)
+  with pytest.raises(UserError, match='The archive is not that of the data set '):
+    cifar10_dataset.download_and_extract(str(tmp_path / 'new'), (tmp_path / 'archive').as_uri())
+  assert os.listdir(tmp_path / 'new') == []
 
 
 def test_archive_with_dates_in_extensions_will_do(small_data_dir, believe, serve, tmp_path):

@@ -8,7 +8,6 @@ import tensorflow.compat.v1 as tf
 
 import cifar10
 import cifar10_eval
-import cifar10_run
 from cifar10_console import UserError
 
 FLAGS = cifar10_eval.FLAGS
@@ -20,26 +19,6 @@ def home(tmp_path, monkeypatch, small_data_dir):
   tf.summary.FileWriterCache.clear()
   FLAGS(['cifar10_eval.py', '--data_dir=' + small_data_dir, '--eval_interval_secs=0'])
   return tmp_path
-
-
-@pytest.fixture
-def save(home):
-  """Saves the checkpoint of an untrained network at a step, in a run that ends at `max_steps`."""
-  train_dir = str(home / 'cifar10' / 'train')
-
-  def save_at(step, max_steps, classes=None):
-    os.makedirs(train_dir, exist_ok=True)
-    cifar10_run.record_start(train_dir, {'max_steps': max_steps}, classes or cifar10.classes())
-    with tf.Graph().as_default(), tf.Session() as session:
-      global_step = tf.train.get_or_create_global_step()
-      cifar10.inference(tf.zeros([1, 24, 24, 3]))
-      averages = tf.train.ExponentialMovingAverage(cifar10.MOVING_AVERAGE_DECAY)
-      averages.apply(tf.trainable_variables())
-      session.run(tf.global_variables_initializer())
-      global_step.load(step, session)
-      tf.train.Saver().save(session, train_dir + '/model.ckpt', global_step=step)
-
-  return save_at
 
 
 def _curves(home):

@@ -1,0 +1,119 @@
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow.compat.v1 as tf
+
+import cifar10
+import cifar10_predict
+import numpy_network
+from cifar10_console import UserError
+
+FLAGS = cifar10_predict.FLAGS
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch, small_data_dir, save):
+  """A directory with a run, and with the first three test images as pictures."""
+  monkeypatch.chdir(tmp_path)
+  FLAGS(['cifar10_predict.py', '--data_dir=' + small_data_dir])
+  save(3, max_steps=9)
+  images, _ = numpy_network.read(
+      os.path.join(small_data_dir, 'cifar-10-batches-bin', 'test_batch.bin'))
+  with tf.Session() as session:
+    for i in range(3):
+      (tmp_path / ('%d.png' % i)).write_bytes(session.run(tf.image.encode_png(images[i])))
+  return tmp_path
+
+
+@pytest.fixture
+def expected(small_data_dir):
+  """For each of the pictures the probabilities of the classes, from numpy's network."""
+  reader = tf.train.load_checkpoint('cifar10/train')
+  variables = {key: reader.get_tensor(key + '/ExponentialMovingAverage')
+               for key in reader.get_variable_to_shape_map() if key.endswith(('weights', 'biases'))}
+  images, _ = numpy_network.read(
+      os.path.join(small_data_dir, 'cifar-10-batches-bin', 'test_batch.bin'))
+  exponentials = np.exp(numpy_network.logits(numpy_network.center(images[:3]), variables))
+  return exponentials / exponentials.sum(axis=1, keepdims=True)
+
+
+def test_json_has_all_classes_the_most_probable_first(capsys, expected):
+  FLAGS.json = True
+  assert cifar10_predict.main(['0.png', '2.png']) == 0
+  pictures = json.loads(capsys.readouterr().out)
+  assert [picture['file'] for picture in pictures] == ['0.png', '2.png']
+  for picture, probabilities in zip(pictures, expected[[0, 2]]):
+    by_class = {prediction['class']: prediction['probability']
+                for prediction in picture['predictions']}
+    np.testing.assert_allclose([by_class[name] for name in cifar10.classes()], probabilities,
+                               rtol=1e-3)
+    assert list(by_class.values()) == sorted(by_class.values(), reverse=True)
+    assert len(by_class) == 10
+
+
+def test_one_picture_is_told_in_full(capsys, expected):
+  assert cifar10_predict.main(['1.png']) == 0
+  lines = capsys.readouterr().out.splitlines()
+  assert len(lines) == 10
+  best = np.argmax(expected[1])
+  assert lines[0].split() == [*cifar10.classes()[best].split(), '%.1f' % (100 * expected[1][best]),
+                              '%']
+
+
+def test_several_pictures_get_a_line_each(capsys, expected):
+  assert cifar10_predict.main(['0.png', '1.png', '2.png']) == 0
+  lines = capsys.readouterr().out.splitlines()
+  assert [line.split()[0] for line in lines] == ['0.png', '1.png', '2.png']
+  for line, probabilities in zip(lines, expected):
+    first, second, third = np.argsort(-probabilities)[:3]
+    assert line.split('  ')[-1].strip().startswith(
+        '%s %.0f %%' % (cifar10.classes()[first], 100 * probabilities[first]))
+    assert line.count('%') == 3
+
+
+def test_pictures_that_cannot_be_read_are_named_and_the_others_classified(home, capsys):
+  whole = (home / '0.png').read_bytes()
+  (home / 'half.png').write_bytes(whole[:len(whole) // 2])
+  (home / 'letter.txt').write_text('mine')
+  (home / 'empty.png').write_bytes(b'')
+  paths = ['0.png', 'half.png', 'letter.txt', 'empty.png', 'cifar10', 'none.png', '1.png']
+  assert cifar10_predict.main(paths) == 1
+  out, err = capsys.readouterr()
+  assert [line.split()[0] for line in out.splitlines()] == ['0.png', '1.png']
+  for sentence in ('half.png is no whole PNG, JPEG, GIF or BMP picture.',
+                   'letter.txt is no whole PNG', 'empty.png is no whole PNG',
+                   'cifar10 cannot be read: Is a directory.',
+                   'none.png cannot be read: No such file or directory.'):
+    assert sentence in err
+  assert err.count('\n') == 5
+
+
+def test_without_a_checkpoint_or_a_picture_it_is_one_sentence():
+  with pytest.raises(UserError, match='Name one picture or more'):
+    cifar10_predict.main([])
+  FLAGS.checkpoint_dir = 'nowhere'
+  with pytest.raises(UserError, match='There is no checkpoint in nowhere: train first'):
+    cifar10_predict.main(['0.png'])
+
+
+def test_exported_network_works_in_tensorflow_2(home, expected):
+  FLAGS.export_dir = 'exported'
+  assert cifar10_predict.main([]) == 0
+  code = """
+import json, sys
+import tensorflow as tf
+predict = tf.saved_model.load('exported').signatures['serving_default']
+pictures = tf.constant([open(path, 'rb').read() for path in ('0.png', '1.png')])
+print(json.dumps({name: value.numpy().astype(str if name == 'classes' else float).tolist()
+                  for name, value in predict(pictures=pictures).items()}))
+"""
+  process = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+  answer = json.loads(process.stdout)
+  np.testing.assert_allclose(answer['probabilities'], expected[:2], rtol=1e-3)
+  assert answer['classes'] == [list(cifar10.classes())] * 2
+  with pytest.raises(UserError, match='exported is there already: name a directory to make'):
+    cifar10_predict.main(['0.png'])
