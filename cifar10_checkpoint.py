@@ -125,10 +125,10 @@ def check_fits(checkpoint, variables):
 
   Raises:
     Damaged: it cannot be read.
-    UserError: it is one of another network; the first variable that does not fit is named.
+    UserError: it is one of another network; the first key that does not fit is named.
   """
   step, shapes = _read(checkpoint)
-  for key, variable in variables.items():
+  for key, variable in sorted(variables.items()):
     here = variable.shape.as_list()
     if shapes.get(key) != here:
       there = 'is missing' if key not in shapes else 'has shape %s' % shapes[key]
