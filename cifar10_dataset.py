@@ -7,8 +7,6 @@ and the blue plane, each row by row (https://www.cs.toronto.edu/~kriz/cifar.html
 Where there is no network, `write_synthetic` makes a stand-in of the same form.
 """
 
-import contextlib
-import fcntl
 import gzip
 import hashlib
 import os
@@ -20,6 +18,7 @@ import numpy as np
 from six.moves import http_client
 from six.moves import urllib
 
+import cifar10_lock
 from cifar10_console import Progress
 from cifar10_console import UserError
 
@@ -361,7 +360,8 @@ def _make(data_dir, fill):
   """
   try:
     os.makedirs(data_dir, exist_ok=True)
-    with _locked(data_dir):
+    with cifar10_lock.locked(data_dir, when_busy=lambda: print(
+        'Another process is making the data set in %s: waiting for it.' % data_dir)):
       if locate(data_dir):
         return
       folder = os.path.join(data_dir, FOLDER)
@@ -379,20 +379,3 @@ def _make(data_dir, fill):
   except OSError as error:
     raise UserError('Cannot make the data set in %s (%s): it takes 350 MB there, and the right to '
                     'write.' % (data_dir, error.strerror)) from error
-
-
-@contextlib.contextmanager
-def _locked(folder):
-  """Keeps other processes that ask the same out of a folder; waits for one that is there."""
-  descriptor = os.open(folder, os.O_RDONLY)
-  try:
-    try:
-      fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-      print('Another process is making the data set in %s: waiting for it.' % folder)
-      fcntl.flock(descriptor, fcntl.LOCK_EX)
-    except OSError:
-      pass  # A network file system without such locks: go on without.
-    yield
-  finally:
-    os.close(descriptor)  # Which unlocks; so does the end of a process, however it ends.

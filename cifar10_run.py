@@ -7,13 +7,13 @@ Training writes what evaluation reads. Besides TensorFlow's checkpoints and even
 
 import contextlib
 import datetime
-import fcntl
 import json
 import os
 import re
 
 import tensorflow.compat.v1 as tf
 
+import cifar10_lock
 from cifar10_console import UserError
 
 _RECORD = 'run.json'
@@ -50,23 +50,17 @@ def locked(train_dir):
   Raises:
     UserError: another training is in it, or it cannot be made.
   """
-  try:
-    os.makedirs(train_dir, exist_ok=True)
-    descriptor = os.open(train_dir, os.O_RDONLY)
-  except OSError as error:
-    raise _cannot_write(train_dir, error) from error
-  try:
-    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-  except BlockingIOError as error:
-    os.close(descriptor)
+  def refuse():
     raise UserError('Another training is at work in %s: wait until it ends, or name another '
-                    'directory with --train_dir.' % train_dir) from error
-  except OSError:
-    pass  # A network file system without such locks: go on without.
-  try:
+                    'directory with --train_dir.' % train_dir)
+
+  with contextlib.ExitStack() as stack:
+    try:
+      os.makedirs(train_dir, exist_ok=True)
+      stack.enter_context(cifar10_lock.locked(train_dir, when_busy=refuse))
+    except OSError as error:
+      raise _cannot_write(train_dir, error) from error
     yield
-  finally:
-    os.close(descriptor)  # Which unlocks; so does the end of a process, however it ends.
 
 
 def _cannot_write(train_dir, error):

@@ -1,4 +1,5 @@
 import errno
+import fcntl
 import gzip
 import hashlib
 import http.server
@@ -590,7 +591,7 @@ def test_file_system_without_locks_will_do(tmp_path, monkeypatch):
   def no_locks(descriptor, operation):
     raise OSError(errno.EBADF, os.strerror(errno.EBADF))
 
-  monkeypatch.setattr(cifar10_dataset.fcntl, 'flock', no_locks)
+  monkeypatch.setattr(fcntl, 'flock', no_locks)
   cifar10_dataset.write_synthetic(str(tmp_path), records_per_file=10)
   assert os.listdir(tmp_path) == [BIN]
 
