@@ -1,10 +1,17 @@
-"""What the scripts ask of the machine: the settings of their sessions, and bfloat16."""
+"""What the scripts ask of TensorFlow and the machine: graph mode, session settings, bfloat16."""
 
 import functools
 
 import tensorflow.compat.v1 as tf
 
 _CPUINFO = '/proc/cpuinfo'
+
+
+def use_graph_mode():
+  """Sets TensorFlow to the mode that the scripts are written for."""
+  tf.disable_v2_behavior()
+  # Graph mode's first variables are read at no defined moment of a step; these are.
+  tf.enable_resource_variables()
 
 
 def session_config(log_device_placement=False, towers=1):

@@ -113,7 +113,5 @@ def main(paths):
 
 
 if __name__ == '__main__':
-  tf.disable_v2_behavior()
-  # Graph mode's first variables are read at no defined moment of a step; these are.
-  tf.enable_resource_variables()
+  cifar10_device.use_graph_mode()
   cifar10_console.run(main, takes_arguments=True)

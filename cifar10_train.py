@@ -12,6 +12,7 @@ import tensorflow.compat.v1 as tf
 
 import cifar10
 import cifar10_console
+import cifar10_device
 import cifar10_session
 
 FLAGS = tf.app.flags.FLAGS
@@ -46,7 +47,5 @@ def main():
 
 
 if __name__ == '__main__':
-  tf.disable_v2_behavior()
-  # Graph mode's first variables are read at no defined moment of a step; these are.
-  tf.enable_resource_variables()
+  cifar10_device.use_graph_mode()
   cifar10_console.run(main)

@@ -27,8 +27,8 @@ def graph_mode():
   """Returns TensorFlow, set to what the scripts set it to."""
   import cifar10_quiet  # noqa: F401
   import tensorflow.compat.v1 as tf
-  tf.disable_v2_behavior()
-  tf.enable_resource_variables()
+  import cifar10_device
+  cifar10_device.use_graph_mode()
   return tf
 
 
