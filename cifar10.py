@@ -160,13 +160,15 @@ def inference(images):
   1, the logits and the loss stay in float32. So the checkpoints are the same.
 
   Args:
-    images: float32 of shape [n, 24, 24, 3], standardised; n may be unknown.
+    images: float32 of shape [n, 24, 24, 3], standardised; n may be unknown. With float64, in a
+      variable scope of that dtype, the whole network is of that precision.
 
   Returns:
-    Logits, float32 of shape [n, 10]. The softmax is left to the loss, which computes both at once
-    with more precision.
+    Logits, of shape [n, 10] and the dtype of the images. The softmax is left to the loss, which
+    computes both at once with more precision.
   """
-  dtype = cifar10_device.bfloat16_or_float32() if FLAGS.mixed_precision else tf.float32
+  full = images.dtype
+  dtype = cifar10_device.bfloat16_or_float32() if FLAGS.mixed_precision else full
 
   with tf.variable_scope('conv1') as scope:
     kernel = _weights([5, 5, 3, 64], stddev=5e-2)
@@ -177,7 +179,7 @@ def inference(images):
     _filter_summary(kernel)
 
   pool1 = _pool(conv1, 'pool1')
-  norm1 = _normalize(tf.cast(pool1, tf.float32), 'norm1')
+  norm1 = _normalize(tf.cast(pool1, full), 'norm1')
 
   with tf.variable_scope('conv2') as scope:
     kernel = _weights([5, 5, 64, 64], stddev=5e-2)
@@ -186,7 +188,7 @@ def inference(images):
     conv2 = tf.nn.relu(tf.nn.bias_add(convolution, tf.cast(biases, dtype)), name=scope.name)
     _activation_summary(conv2)
 
-  norm2 = _normalize(tf.cast(conv2, tf.float32), 'norm2')
+  norm2 = _normalize(tf.cast(conv2, full), 'norm2')
   pool2 = _pool(norm2, 'pool2')
 
   with tf.variable_scope('local3') as scope:
@@ -208,7 +210,7 @@ def inference(images):
   with tf.variable_scope('softmax_linear') as scope:
     weights = _weights([192, NUM_CLASSES], stddev=1 / 192.0)
     biases = _biases([NUM_CLASSES], 0.0)
-    product = tf.matmul(tf.cast(local4, tf.float32), weights)
+    product = tf.matmul(tf.cast(local4, full), weights)
     logits = tf.nn.bias_add(product, biases, name=scope.name)
     _activation_summary(logits)
 
@@ -408,7 +410,7 @@ def loss_summaries(losses):
     values = tf.stack(losses, name='all')
     # In no collection: the averages belong to this process and not to the model, so no checkpoint
     # has them and no program needs to initialise them. They start as the first losses.
-    averages = tf.Variable(tf.zeros([len(losses)]), trainable=False, collections=[],
+    averages = tf.Variable(tf.zeros([len(losses)], values.dtype), trainable=False, collections=[],
                            name='averages')
     before = tf.cond(tf.is_variable_initialized(averages), averages.read_value, lambda: values)
     update = averages.assign(_LOSS_DECAY * before + (1 - _LOSS_DECAY) * values)
