@@ -80,7 +80,7 @@ def _decode(values):
   return tf.transpose(planes, [0, 2, 3, 1]), labels
 
 
-def distort(images):
+def distort(images, strength=1.0):
   """Adds the random distortions for training; each image gets its own.
 
   A 24x24 crop, a left-right flip of every second image, brightness within +-63, contrast times
@@ -89,6 +89,8 @@ def distort(images):
 
   Args:
     images: uint8 of shape [n, height, width, 3], n may be unknown.
+    strength: from 0 to 1, scales the ranges of crops, brightness and contrast. With 0 each image is
+      its central crop, flipped or not.
 
   Returns:
     float32 of shape [n, 24, 24, 3]; each image has mean 0 and standard deviation 1.
@@ -98,8 +100,8 @@ def distort(images):
     _, height, width, depth = images.shape.as_list()
 
     # Which rows and columns of each image to take, of shape [n, 24]. A flip is columns backwards.
-    top = tf.random_uniform([n, 1], 0, height - IMAGE_SIZE + 1, tf.int32)
-    left = tf.random_uniform([n, 1], 0, width - IMAGE_SIZE + 1, tf.int32)
+    top = _random_offsets(n, height - IMAGE_SIZE, strength)
+    left = _random_offsets(n, width - IMAGE_SIZE, strength)
     flip = tf.random_uniform([n], 0, 2, tf.int32) > 0
     rows = top + tf.range(IMAGE_SIZE)
     columns = left + tf.range(IMAGE_SIZE)
@@ -108,13 +110,21 @@ def distort(images):
     crops = tf.gather(crops, columns, axis=2, batch_dims=1)
     crops.set_shape([images.shape[0], IMAGE_SIZE, IMAGE_SIZE, depth])
 
-    brightness = tf.random_uniform([n, 1, 1, 1], -_MAX_BRIGHTNESS_DELTA, _MAX_BRIGHTNESS_DELTA)
-    contrast = tf.random_uniform([n, 1, 1, 1], _MIN_CONTRAST, _MAX_CONTRAST)
+    delta = strength * _MAX_BRIGHTNESS_DELTA
+    brightness = tf.random_uniform([n, 1, 1, 1], -delta, delta)
+    contrast = tf.random_uniform([n, 1, 1, 1], 1 + strength * (_MIN_CONTRAST - 1),
+                                 1 + strength * (_MAX_CONTRAST - 1))
     floats = tf.cast(crops, tf.float32) + brightness
     means = tf.reduce_mean(floats, axis=[1, 2], keepdims=True)
     # (floats - means) * contrast + means, with one broadcast over the three colours less.
     adjusted = floats * contrast + means * (1 - contrast)
     return tf.image.per_image_standardization(adjusted)
+
+
+def _random_offsets(n, margin, strength):
+  """Adds `n` random whole numbers around margin / 2, from 0 to `margin` at full strength."""
+  least = int(round(margin / 2 * (1 - strength)))
+  return tf.random_uniform([n, 1], least, margin - least + 1, tf.int32)
 
 
 def center(images):
@@ -163,12 +173,13 @@ def decode_pictures(contents):
     return tf.map_fn(decode, contents, dtype=tf.uint8)
 
 
-def distorted_inputs(data_dir, batch_size):
+def distorted_inputs(data_dir, batch_size, distortion_strength=1.0):
   """Adds the input pipeline for training: shuffled, distorted, without an end.
 
   Args:
     data_dir: path of the folder that holds the `.bin` files.
     batch_size: images in a batch.
+    distortion_strength: see `distort`.
 
   Returns:
     images: float32 of shape [batch_size, 24, 24, 3], see `distort`.
@@ -191,7 +202,8 @@ def distorted_inputs(data_dir, batch_size):
         capacity=min_queue_examples + 3 * batch_size, min_after_dequeue=min_queue_examples)
 
     # So that a training step never waits for the distortions.
-    images, labels = prefetch_queue(distort(images), labels, capacity=4).dequeue()
+    images, labels = prefetch_queue(distort(images, distortion_strength), labels,
+                                    capacity=4).dequeue()
     tf.summary.image('images', images)
     return images, labels
 

@@ -134,8 +134,8 @@ def _flags():
 
 def _advice(train_dir):
   """Returns what to do when training has diverged."""
-  return ('%s resumes from the checkpoint in %s; if it happens again, lower INITIAL_LEARNING_RATE '
-          'in cifar10.py.' % (_same_command(), train_dir))
+  return ('%s resumes from the checkpoint in %s; if it happens again, lower '
+          '--initial_learning_rate.' % (_same_command(), train_dir))
 
 
 class _Saver(tf.train.Saver):

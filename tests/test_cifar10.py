@@ -52,6 +52,14 @@ def _values(session, suffix=''):
 
 def test_constants_are_the_tutorials():
   assert FLAGS.batch_size == 128
+  assert FLAGS.initial_learning_rate == 0.1
+  assert FLAGS.learning_rate_schedule == 'staircase'
+  assert FLAGS.num_epochs_per_decay == 350.0
+  assert FLAGS.learning_rate_decay_factor == 0.1
+  assert FLAGS.momentum == 0.0
+  assert FLAGS.weight_decay == 0.004
+  assert FLAGS.moving_average_decay == 0.9999
+  assert FLAGS.distortion_strength == 1.0
   assert cifar10.IMAGE_SIZE == 24
   assert cifar10.NUM_CLASSES == 10
   assert cifar10.NUM_EXAMPLES_PER_EPOCH_FOR_TRAIN == 50000
@@ -300,6 +308,70 @@ def test_learning_rate_falls_tenfold_every_350_epochs(images, labels, batch_size
     tf.train.get_global_step().load(step, session)
     summary = tf.Summary.FromString(session.run('learning_rate:0'))
   np.testing.assert_allclose(summary.value[0].simple_value, rate, rtol=1e-6)
+
+
+@pytest.mark.parametrize('flags, step, rate', [
+    # 10 epochs of 50,000 images in batches of 128 are 3,906.25 steps.
+    (['--learning_rate_schedule=linear'], 0, 0.05),
+    (['--learning_rate_schedule=linear'], 1953, 0.025),
+    (['--learning_rate_schedule=linear'], 3906, 0.0),
+    (['--learning_rate_schedule=linear'], 5000, 0.0),
+    (['--learning_rate_decay_factor=0.5'], 3905, 0.05),
+    (['--learning_rate_decay_factor=0.5'], 3906, 0.025),
+    (['--learning_rate_decay_factor=0.5'], 2 * 3906, 0.0125),
+])
+def test_learning_rate_falls_as_the_flags_say(flags, step, rate):
+  FLAGS(['pytest', '--initial_learning_rate=0.05', '--num_epochs_per_decay=10'] + flags)
+  cifar10.gradient_descent(tf.train.get_or_create_global_step(), 128)
+  with tf.Session() as session:
+    tf.train.get_global_step().load(step, session)
+    summary = tf.Summary.FromString(session.run('learning_rate:0'))
+  np.testing.assert_allclose(summary.value[0].simple_value, rate, rtol=1e-6)
+
+
+def test_momentum_is_nesterovs(images, labels):
+  FLAGS(['pytest', '--momentum=0.9', '--initial_learning_rate=0.02'])
+  loss, train_op = _build(images, labels)
+  variables = tf.trainable_variables()
+  gradients = tf.gradients(loss, variables)
+  velocities = [0.0] * len(variables)
+  with tf.Session() as session:
+    session.run(tf.global_variables_initializer())
+    for _ in range(3):
+      before, slopes = session.run([variables, gradients])
+      session.run(train_op)
+      velocities = [0.9 * velocity + slope for velocity, slope in zip(velocities, slopes)]
+      for old, slope, velocity, new in zip(before, slopes, velocities, session.run(variables)):
+        np.testing.assert_allclose(new, old - 0.02 * (slope + 0.9 * velocity), rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize('weight_decay', [0.0, 0.01])
+def test_weight_decay_is_that_of_the_flag(weight_decay, images, labels):
+  FLAGS.weight_decay = weight_decay
+  loss, _ = _build(images, labels)
+  with tf.Session() as session:
+    session.run(tf.global_variables_initializer())
+    values, total, parts = session.run([{v.op.name: v for v in tf.trainable_variables()}, loss,
+                                        tf.get_collection('losses')])
+  decays = [weight_decay * (values[layer + '/weights'].astype(np.float64) ** 2).sum() / 2
+            for layer in ('local3', 'local4')]
+  # What else the collection has is the cross entropy: at the start about the logarithm of 10.
+  np.testing.assert_allclose(total - sum(decays), np.log(10), atol=0.2)
+  np.testing.assert_allclose(sum(parts), total, rtol=1e-6)
+  assert len(parts) == (3 if weight_decay else 1)
+
+
+def test_moving_averages_have_the_decay_of_the_flag(images, labels):
+  FLAGS.moving_average_decay = 0.5
+  _, train_op = _build(images, labels)
+  with tf.Session() as session:
+    session.run(tf.global_variables_initializer())
+    tf.train.get_global_step().load(10 ** 6, session)
+    before = _values(session, '/ExponentialMovingAverage')
+    session.run(train_op)
+    for name, average in _values(session, '/ExponentialMovingAverage').items():
+      expected = 0.5 * before[name] + 0.5 * _values(session)[name]
+      np.testing.assert_allclose(average, expected, rtol=1e-6, atol=1e-8)
 
 
 def test_summaries_have_readable_names(session):

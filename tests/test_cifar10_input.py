@@ -39,12 +39,13 @@ def test_read_cifar10_gives_one_record_a_run(folder, run_graph):
     np.testing.assert_array_equal(image, images[i])
 
 
-def test_crops_cover_all_offsets_and_half_are_flipped(run_graph):
+@pytest.mark.parametrize('strength, least, most', [(1.0, 0, 8), (0.5, 2, 6)])
+def test_crops_cover_all_offsets_and_half_are_flipped(strength, least, most, run_graph):
   # One pixel is bright red, its right neighbour bright green.
   image = np.full([32, 32, 3], 100, np.uint8)
   image[16, 12, 0] = image[16, 13, 1] = 200
   count = 4000
-  [out] = run_graph(cifar10_input.distort(tf.constant(np.stack([image] * count))))
+  [out] = run_graph(cifar10_input.distort(tf.constant(np.stack([image] * count)), strength))
 
   rows, reds = np.unravel_index(out[..., 0].reshape(count, -1).argmax(1), [24, 24])
   _, greens = np.unravel_index(out[..., 1].reshape(count, -1).argmax(1), [24, 24])
@@ -54,16 +55,19 @@ def test_crops_cover_all_offsets_and_half_are_flipped(run_graph):
 
   # Each frequency within 5 standard deviations of what is expected.
   for offsets in (16 - rows, 12 - columns):
-    frequencies = np.bincount(offsets, minlength=9) / count
-    assert len(frequencies) == 9
-    np.testing.assert_allclose(frequencies, 1 / 9, atol=5 * (1 / 9 * 8 / 9 / count) ** 0.5)
+    assert (offsets.min(), offsets.max()) == (least, most)
+    p = 1 / (most - least + 1)
+    np.testing.assert_allclose(np.bincount(offsets)[least:] / count, p,
+                               atol=5 * (p * (1 - p) / count) ** 0.5)
   assert abs(flipped.mean() - 0.5) < 5 * 0.5 / count ** 0.5
   # Flips and crops are independent.
   assert abs(np.corrcoef(16 - rows, 12 - columns)[0, 1]) < 5 / count ** 0.5
   assert abs(np.corrcoef(flipped, 12 - columns)[0, 1]) < 5 / count ** 0.5
 
 
-def test_brightness_and_contrast_are_in_range_and_differ_between_images(monkeypatch, run_graph):
+@pytest.mark.parametrize('strength, delta, low, high', [(1.0, 63, 0.2, 1.8), (0.5, 31.5, 0.6, 1.4)])
+def test_brightness_and_contrast_are_in_range_and_differ_between_images(
+    strength, delta, low, high, monkeypatch, run_graph):
   # Standardisation hides brightness altogether.
   monkeypatch.setattr(tf.image, 'per_image_standardization', tf.identity)
   # Red alternates between 100 and 120 from row to row, green is 50, blue 200.
@@ -71,19 +75,29 @@ def test_brightness_and_contrast_are_in_range_and_differ_between_images(monkeypa
   image[:] = [100, 50, 200]
   image[::2, :, 0] = 120
   count = 4000
-  [out] = run_graph(cifar10_input.distort(tf.constant(np.stack([image] * count))))
+  [out] = run_graph(cifar10_input.distort(tf.constant(np.stack([image] * count)), strength))
 
   means = out.mean(axis=(1, 2))
   deltas = means[:, 0] - 110
   np.testing.assert_allclose(means[:, 1] - 50, deltas, atol=0.02)
   np.testing.assert_allclose(means[:, 2] - 200, deltas, atol=0.02)
   contrasts = np.ptp(out[..., 0], axis=(1, 2)) / 20
-  for values, low, high in ((deltas, -63, 63), (contrasts, 0.2, 1.8)):
+  for values, low, high in ((deltas, -delta, delta), (contrasts, low, high)):
     assert low - 0.02 <= values.min() < low + 0.01 * (high - low)
     assert high - 0.01 * (high - low) < values.max() <= high + 0.02
     assert abs(values.mean() - (low + high) / 2) < 5 * (high - low) / (12 * count) ** 0.5
     assert len(np.unique(values.round(4))) > count / 2
   assert abs(np.corrcoef(deltas, contrasts)[0, 1]) < 5 / count ** 0.5
+
+
+def test_without_strength_images_are_central_crops_flipped_or_not(folder, run_graph):
+  images = numpy_network.read(os.path.join(folder, 'test_batch.bin'))[0]
+  [out] = run_graph(cifar10_input.distort(tf.constant(images), strength=0.0))
+  expected = numpy_network.center(images)
+  same = [np.allclose(a, b, atol=1e-4) for a, b in zip(out, expected)]
+  flipped = [np.allclose(a, b[:, ::-1], atol=1e-4) for a, b in zip(out, expected)]
+  assert all(np.logical_xor(same, flipped))
+  assert any(same) and any(flipped)
 
 
 def test_distortions_are_those_of_tensorflow_on_each_image(folder, run_graph, monkeypatch):
