@@ -1,3 +1,6 @@
+import glob
+import os
+
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
@@ -368,10 +371,21 @@ def test_moving_averages_have_the_decay_of_the_flag(images, labels):
     session.run(tf.global_variables_initializer())
     tf.train.get_global_step().load(10 ** 6, session)
     before = _values(session, '/ExponentialMovingAverage')
+    tf.trainable_variables()[0].load(before['conv1/weights'] + 1000.0, session)
     session.run(train_op)
-    for name, average in _values(session, '/ExponentialMovingAverage').items():
-      expected = 0.5 * before[name] + 0.5 * _values(session)[name]
-      np.testing.assert_allclose(average, expected, rtol=1e-6, atol=1e-8)
+    after = _values(session, '/ExponentialMovingAverage')
+  np.testing.assert_allclose(after['conv1/weights'], before['conv1/weights'] + 500.0, rtol=1e-3)
+
+
+def test_training_images_are_distorted_as_the_flag_says(small_data_dir, run_graph):
+  FLAGS(['pytest', '--data_dir=' + small_data_dir, '--distortion_strength=0'])
+  [(images, _)] = run_graph(cifar10.distorted_inputs())
+  crops = np.concatenate([
+      numpy_network.center(numpy_network.read(path)[0])
+      for path in glob.glob(os.path.join(small_data_dir, '*', 'data_batch_*.bin'))])
+  for image in images:
+    assert np.min(np.max(abs(np.concatenate([crops, crops[:, :, ::-1]]) - image),
+                         axis=(1, 2, 3))) < 1e-4
 
 
 def test_summaries_have_readable_names(session):
