@@ -31,6 +31,7 @@ RECORD_BYTES = 1 + IMAGE_DEPTH * IMAGE_SIZE * IMAGE_SIZE
 FOLDER = 'cifar-10-batches-bin'
 TRAIN_FILES = ['data_batch_%d.bin' % i for i in range(1, 6)]
 TEST_FILE = 'test_batch.bin'
+_NAMES = {'train_eval': TRAIN_FILES, 'test': [TEST_FILE]}
 CLASSES_FILE = 'batches.meta.txt'
 RECORDS_PER_FILE = 10000
 
@@ -87,12 +88,22 @@ def files(folder, eval_data):
     UserError: a file is missing, cannot be read, is not made of whole records with labels 0..9, or
       lacks some of its records.
   """
-  names = {'test': [TEST_FILE], 'train_eval': TRAIN_FILES}[eval_data]
-  paths = [os.path.join(folder, name) for name in names]
+  paths = [os.path.join(folder, name) for name in _NAMES[eval_data]]
   for path in paths:
     _verify(path)
   _verify_sizes(folder, paths)
   return paths
+
+
+def count(folder, eval_data):
+  """Returns the number of images in one part of the data set, told from the sizes of its files.
+
+  Args:
+    folder: path of the folder that holds the `.bin` files; those that are missing count nothing.
+    eval_data: 'test' for the test images, 'train_eval' for the training images.
+  """
+  paths = [os.path.join(folder, name) for name in _NAMES[eval_data]]
+  return sum(os.path.getsize(path) // RECORD_BYTES for path in paths if os.path.exists(path))
 
 
 def classes(folder):

@@ -19,6 +19,10 @@ NUM_CLASSES = len(cifar10_dataset.CLASSES)
 NUM_EXAMPLES_PER_EPOCH_FOR_TRAIN = 50000
 NUM_EXAMPLES_PER_EPOCH_FOR_EVAL = 10000
 
+# A batch is drawn from at least 0.4 of an epoch, so that it is well mixed although the reader goes
+# through the files from beginning to end.
+MIN_QUEUE_EXAMPLES = int(NUM_EXAMPLES_PER_EPOCH_FOR_TRAIN * 0.4)
+
 # Records for one run of the reader. An op costs microseconds whatever it works on, so that one
 # record a run would cost more than the arithmetic on it.
 _RECORDS_PER_READ = 128
@@ -163,12 +167,13 @@ def decode_pictures(contents):
     return tf.map_fn(decode, contents, dtype=tf.uint8)
 
 
-def distorted_inputs(data_dir, batch_size):
+def distorted_inputs(data_dir, batch_size, min_queue_examples=MIN_QUEUE_EXAMPLES):
   """Adds the input pipeline for training: shuffled, distorted, without an end.
 
   Args:
     data_dir: path of the folder that holds the `.bin` files.
     batch_size: images in a batch.
+    min_queue_examples: so many images, at least, each batch is drawn from; the first waits for them.
 
   Returns:
     images: float32 of shape [batch_size, 24, 24, 3], see `distort`.
@@ -181,9 +186,6 @@ def distorted_inputs(data_dir, batch_size):
     filename_queue = tf.train.string_input_producer(
         cifar10_dataset.files(data_dir, 'train_eval'))
 
-    # A batch is drawn from at least 0.4 of an epoch, so that it is well mixed although the reader
-    # goes through the files from beginning to end.
-    min_queue_examples = int(NUM_EXAMPLES_PER_EPOCH_FOR_TRAIN * 0.4)
     print('Filling queue with %d CIFAR images before starting to train. '
           'This will take about a second.' % min_queue_examples)
     images, labels = tf.train.shuffle_batch(
