@@ -219,7 +219,7 @@ def inference(images):
 
   with tf.variable_scope('softmax_linear') as scope:
     features = local4.shape[1:].num_elements()
-    weights = _weights([features, NUM_CLASSES], stddev=1 / features)
+    weights = _weights([features, NUM_CLASSES], stddev=1 / 192.0)
     biases = _biases([NUM_CLASSES], 0.0)
     product = tf.matmul(tf.reshape(tf.cast(local4, full), [-1, features]), weights)
     logits = tf.nn.bias_add(product, biases, name=scope.name)

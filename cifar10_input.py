@@ -173,7 +173,8 @@ def distorted_inputs(data_dir, batch_size, min_queue_examples=MIN_QUEUE_EXAMPLES
   Args:
     data_dir: path of the folder that holds the `.bin` files.
     batch_size: images in a batch.
-    min_queue_examples: so many images, at least, each batch is drawn from; the first waits for them.
+    min_queue_examples: each batch is drawn from so many images, at least, and the first one waits
+      until they are there.
 
   Returns:
     images: float32 of shape [batch_size, 24, 24, 3], see `distort`.

@@ -11,10 +11,28 @@ def logits(images, variables):
   x = _lrn(_pool(x))
   x = np.maximum(_conv(x, variables['conv2/weights']) + variables['conv2/biases'], 0)
   x = _pool(_lrn(x))
-  x = x.reshape(len(x), -1)
   for layer in ('local3', 'local4'):
-    x = np.maximum(x @ variables[layer + '/weights'] + variables[layer + '/biases'], 0)
-  return x @ variables['softmax_linear/weights'] + variables['softmax_linear/biases']
+    weights, biases = variables[layer + '/weights'], variables[layer + '/biases']
+    linear = local if weights.ndim == 4 else _dense
+    x = np.maximum(linear(x, weights) + biases, 0)
+  return (_dense(x, variables['softmax_linear/weights'])
+          + variables['softmax_linear/biases'])
+
+
+def local(x, weights):
+  """A 3x3 layer with weights of its own at each place: [rows, columns, 3 * 3 * channels, filters].
+  """
+  _, rows, columns, _ = x.shape
+  padded = np.pad(x, [(0, 0), (1, 1), (1, 1), (0, 0)])
+  out = np.empty([len(x), rows, columns, weights.shape[3]], x.dtype)
+  for i in range(rows):
+    for j in range(columns):
+      out[:, i, j] = _dense(padded[:, i:i + 3, j:j + 3], weights[i, j])
+  return out
+
+
+def _dense(x, weights):
+  return x.reshape(len(x), -1) @ weights
 
 
 def center(images):

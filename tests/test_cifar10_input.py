@@ -163,12 +163,20 @@ def test_training_reads_the_five_training_files_in_random_order(folder, run_grap
   assert len({tuple(order) for order in orders}) > 5
 
 
-def test_shuffle_queue_holds_20000_images_and_has_16_threads(folder):
+@pytest.mark.parametrize('arguments, images', [([], 20000), ([300], 300)])
+def test_shuffle_queue_holds_20000_images_or_as_many_as_asked(arguments, images, folder, capsys):
+  cifar10_input.distorted_inputs(folder, 128, *arguments)
+  assert 'Filling queue with %d CIFAR images before' % images in capsys.readouterr().out
+  graph = tf.get_default_graph()
+  [queue] = [op for op in graph.get_operations() if op.type == 'RandomShuffleQueueV2']
+  assert queue.get_attr('min_after_dequeue') == images
+  assert queue.get_attr('capacity') >= images + 128
+
+
+def test_shuffle_queue_is_filled_by_16_threads(folder):
   cifar10_input.distorted_inputs(folder, 128)
   graph = tf.get_default_graph()
   [queue] = [op for op in graph.get_operations() if op.type == 'RandomShuffleQueueV2']
-  assert queue.get_attr('min_after_dequeue') == 20000
-  assert queue.get_attr('capacity') >= 20000 + 128
   [runner] = [runner for runner in tf.get_collection(tf.GraphKeys.QUEUE_RUNNERS)
               if runner.queue.queue_ref.op is queue]
   assert len(runner.enqueue_ops) == 16
