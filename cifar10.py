@@ -46,7 +46,8 @@ tf.app.flags.DEFINE_boolean('mixed_precision', False,
                             'have it.')
 tf.app.flags.DEFINE_enum('top_layers', 'dense', ['dense', 'local'],
                          'The layers local3 and local4: fully connected, or locally connected as '
-                         "in Krizhevsky's cuda-convnet.")
+                         "in Krizhevsky's cuda-convnet. Evaluation and prediction take what the "
+                         'run was trained with.')
 
 IMAGE_SIZE = cifar10_input.IMAGE_SIZE
 NUM_CLASSES = cifar10_input.NUM_CLASSES
@@ -129,20 +130,21 @@ def distorted_inputs():
   return cifar10_input.distorted_inputs(_bin_dir(), FLAGS.batch_size, FLAGS.min_queue_examples)
 
 
-def inputs(eval_data):
+def inputs(eval_data, multiview=False):
   """Adds the input pipeline for evaluation, see `cifar10_input.inputs`.
 
   Args:
     eval_data: 'test' (or true) for the test images, 'train_eval' (or false) for those trained on.
+    multiview: whether each image comes in ten views.
 
   Returns:
-    images: float32 of shape [None, 24, 24, 3].
+    images: float32 of shape [None, 24, 24, 3], or for several views [None, 10, 24, 24, 3].
     labels: int32 of shape [None], 0..9.
 
   Raises:
     UserError: the data set is missing or damaged.
   """
-  return cifar10_input.inputs(eval_data, _bin_dir(), FLAGS.batch_size)
+  return cifar10_input.inputs(eval_data, _bin_dir(), FLAGS.batch_size, multiview)
 
 
 def classes():
@@ -159,6 +161,11 @@ def count(eval_data):
   in_cifar10 = {'test': NUM_EXAMPLES_PER_EPOCH_FOR_EVAL,
                 'train_eval': NUM_EXAMPLES_PER_EPOCH_FOR_TRAIN}
   return cifar10_dataset.count(_bin_dir(), eval_data) or in_cifar10[eval_data]
+
+
+def read_images(eval_data, indices):
+  """Returns images as they are in the files, see `cifar10_dataset.read_images`."""
+  return cifar10_dataset.read_images(_bin_dir(), eval_data, indices)
 
 
 def _bin_dir():

@@ -12,6 +12,8 @@ import time
 from absl import app
 from absl import flags
 
+_PATIENCE_SECS = 1  # Of a person, before a counter is welcome.
+
 
 class UserError(Exception):
   """An expected failure: its text is one sentence saying what is wrong, where, and what to do."""
@@ -69,6 +71,7 @@ def _parse_flags(argv, takes_arguments):
 def complain(message):
   """Prints a sentence on standard error, behind the script's name."""
   script = os.path.basename(sys.argv[0])
+  _erase_line()
   print('%s: %s' % (script, ' '.join(str(message).split())), file=sys.stderr)
 
 
@@ -78,9 +81,10 @@ def _fail(message, status):
 
 
 class Progress:
-  """A counter on one line of a terminal, for work that takes more than a moment.
+  """A counter on the last line of a terminal, for work that takes more than a moment.
 
-  Not on a terminal (a log file, a test) it prints nothing.
+  It appears after a second and goes when the work is done. It is on standard error, so as not to
+  get between results. Not on a terminal (a log file, a test) it prints nothing.
   """
 
   def __init__(self, what, total, unit, scale=1):
@@ -92,18 +96,30 @@ class Progress:
     """
     self._what, self._total, self._unit, self._scale = what, total, unit, scale
     self._start = time.perf_counter()
-    self._shown = 0.0
+    self._next = self._start + _PATIENCE_SECS
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *error):
+    _erase_line()
 
   def update(self, done):
     """Shows that `done` items are done; at most ten times a second."""
     now = time.perf_counter()
-    finished = done == self._total
-    if not sys.stdout.isatty() or (now - self._shown < 0.1 and not finished):
+    if now < self._next or not sys.stderr.isatty():
       return
-    self._shown = now
-    rate = done / self._scale / max(now - self._start, 1e-3)
+    self._next = now + 0.1
     amount = '%d' % (done / self._scale)
     if self._total:
       amount += ' of %d' % (self._total / self._scale)
+    rate = done / self._scale / (now - self._start)
     line = '%s: %s %s, %.1f %s/s' % (self._what, amount, self._unit, rate, self._unit)
-    print('\r%-79s' % line, end='\n' if finished else '', flush=True)
+    _erase_line()
+    print(line[:79], end='', file=sys.stderr, flush=True)
+
+
+def _erase_line():
+  """Erases what `Progress` shows, if anything."""
+  if sys.stderr.isatty():
+    print('\r\x1b[K', end='', file=sys.stderr, flush=True)

@@ -106,6 +106,23 @@ def count(folder, eval_data):
   return sum(os.path.getsize(path) // RECORD_BYTES for path in paths if os.path.exists(path))
 
 
+def read_images(folder, eval_data, indices):
+  """Reads some of the images, without a graph.
+
+  Args:
+    folder: path of the folder that holds the `.bin` files.
+    eval_data: 'test' for the test images, 'train_eval' for the training images.
+    indices: of the images, counted from 0 in the order of the files.
+
+  Returns:
+    uint8 of shape [len(indices), 32, 32, 3].
+  """
+  paths = [os.path.join(folder, name) for name in _NAMES[eval_data]]
+  records = np.concatenate([np.fromfile(path, np.uint8) for path in paths])
+  planes = records.reshape(-1, RECORD_BYTES)[indices, 1:]
+  return planes.reshape(-1, IMAGE_DEPTH, IMAGE_SIZE, IMAGE_SIZE).transpose(0, 2, 3, 1)
+
+
 def classes(folder):
   """Returns the names of the ten classes, a tuple: what the data set is of.
 
@@ -235,15 +252,15 @@ def _blocks(url):
     with urllib.request.urlopen(url, timeout=_STALLED_SECS) as response:
       length = response.headers.get('Content-Length')
       length = length and int(length)
-      progress = Progress('Downloading', length, 'MB', scale=10**6)
       done = 0
-      while True:
-        block = response.read(1 << 16)
-        if not block:
-          break
-        done += len(block)
-        progress.update(done)
-        yield block
+      with Progress('Downloading', length, 'MB', scale=10**6) as progress:
+        while True:
+          block = response.read(1 << 16)
+          if not block:
+            break
+          done += len(block)
+          progress.update(done)
+          yield block
       if length and done < length:
         raise EOFError('it ended after %d of %d bytes' % (done, length))
   # A ValueError is a malformed address or header.
@@ -297,16 +314,16 @@ def write_synthetic(data_dir, records_per_file=RECORDS_PER_FILE):
   """
   def fill(folder):
     names = TRAIN_FILES + [TEST_FILE]
-    progress = Progress('Generating', len(names) * records_per_file, 'images')
-    for i, name in enumerate(names):
-      # RandomState's streams are frozen for all versions of numpy; default_rng's are not.
-      random = np.random.RandomState(seed=i)
-      labels = random.permutation(records_per_file) % 10
-      with open(os.path.join(folder, name), 'wb') as out:
-        for start in range(0, records_per_file, 1000):
-          chunk = labels[start:start + 1000]
-          out.write(_synthetic_records(chunk, random).tobytes())
-          progress.update(i * records_per_file + start + len(chunk))
+    with Progress('Generating', len(names) * records_per_file, 'images') as progress:
+      for i, name in enumerate(names):
+        # RandomState's streams are frozen for all versions of numpy; default_rng's are not.
+        random = np.random.RandomState(seed=i)
+        labels = random.permutation(records_per_file) % 10
+        with open(os.path.join(folder, name), 'wb') as out:
+          for start in range(0, records_per_file, 1000):
+            chunk = labels[start:start + 1000]
+            out.write(_synthetic_records(chunk, random).tobytes())
+            progress.update(i * records_per_file + start + len(chunk))
     with open(os.path.join(folder, CLASSES_FILE), 'w') as out:
       out.write(''.join('%s\n' % name for name in SYNTHETIC_CLASSES))
 
