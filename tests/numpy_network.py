@@ -3,6 +3,7 @@
 import functools
 
 import numpy as np
+import tensorflow.compat.v1 as tf
 
 
 def logits(images, variables):
@@ -41,6 +42,32 @@ def center(images):
   means = crops.mean(axis=(1, 2, 3), keepdims=True)
   deviations = crops.std(axis=(1, 2, 3), keepdims=True)
   return (crops - means) / np.maximum(deviations, 1 / np.sqrt(24 * 24 * 3))
+
+
+def views(images):
+  """The centres and corners of uint8 images, and their mirror images: [n, 10, 24, 24, 3]."""
+  shifted = [np.roll(images, shift, axis=(1, 2))
+             for shift in ((0, 0), (4, 4), (4, -4), (-4, 4), (-4, -4))]
+  return np.stack([center(images) for images in shifted]
+                  + [center(images[:, :, ::-1]) for images in shifted], axis=1)
+
+
+def probabilities(images, variables):
+  """The softmax of `logits`."""
+  exponentials = np.exp(logits(images, variables))
+  return exponentials / exponentials.sum(axis=1, keepdims=True)
+
+
+def multiview_probabilities(images, variables):
+  """The mean over the `views` of uint8 images."""
+  return np.mean([probabilities(view, variables) for view in views(images).swapaxes(0, 1)], axis=0)
+
+
+def averages(train_dir):
+  """Returns the moving averages of a run's latest checkpoint, by the key of the variable."""
+  reader = tf.train.load_checkpoint(train_dir)
+  return {key: reader.get_tensor(key + '/ExponentialMovingAverage')
+          for key in reader.get_variable_to_shape_map() if key.endswith(('weights', 'biases'))}
 
 
 def read(path):

@@ -90,7 +90,8 @@ def _terminal(monkeypatch, isatty=True):
   return err
 
 
-def test_progress_is_one_line_that_goes_with_the_work(terminal):
+def test_progress_is_one_line_that_goes_with_the_work(monkeypatch):
+  terminal = _terminal(monkeypatch)
   with cifar10_console.Progress('Copying', 3000000, 'MB', scale=10**6) as progress:
     progress.update(1000000)
     progress.update(1000001)  # Less than a tenth of a second later.

@@ -115,6 +115,17 @@ def test_images_are_standardised(prepare, folder, run_graph):
   np.testing.assert_allclose(out.std(axis=(1, 2, 3)), 1, atol=1e-4)
 
 
+def test_views_are_the_centre_the_corners_and_their_mirror_images(folder, run_graph):
+  images = numpy_network.read(os.path.join(folder, 'test_batch.bin'))[0][:3]
+  [(views, center)] = run_graph([cifar10_input.views(tf.constant(images)),
+                                 cifar10_input.center(tf.constant(images))])
+  np.testing.assert_array_equal(views[:, 0], center)
+  expected = numpy_network.views(images)
+  for view in views.swapaxes(0, 1):
+    assert sum(np.allclose(view, other, atol=1e-4) for other in expected.swapaxes(0, 1)) == 1
+  assert len({view.tobytes() for view in views.swapaxes(0, 1)}) == 10
+
+
 @pytest.mark.parametrize('prepare', [cifar10_input.distort, cifar10_input.center])
 @pytest.mark.parametrize('value', [0, 255])
 def test_constant_image_becomes_zero(prepare, value, run_graph):

@@ -103,25 +103,26 @@ def recognised(run_dir):
 
 @pytest.mark.parametrize('batch_size', [1, 7, 128, 10000])
 def test_each_of_the_10000_images_counts_once_at_every_batch_size(
-    batch_size, home, recognised, monkeypatch, capsys):
+    batch_size, home, run_dir, recognised, monkeypatch, capsys):
   monkeypatch.chdir(home)
   cifar10_eval.FLAGS(['cifar10_eval.py', '--synthetic', '--run_once',
                       '--batch_size=%d' % batch_size])
   evaluate_once = cifar10_eval._evaluate_once
-  precisions = []
+  evaluated = []
 
   def noted(*args):
-    precision, summary = evaluate_once(*args)
-    precisions.append(precision)
-    return precision, summary
+    evaluated.append(evaluate_once(*args))
+    return evaluated[-1]
 
   monkeypatch.setattr(cifar10_eval, '_evaluate_once', noted)
   cifar10_eval.evaluate()
-  [precision] = precisions
-  # Ten thousandths, and numpy's but for a rounding error that decides between two equal logits.
-  assert precision * 10000 == pytest.approx(round(precision * 10000), abs=1e-6)
-  assert precision == pytest.approx(np.mean(recognised['/ExponentialMovingAverage']), abs=0.0002)
-  assert capsys.readouterr().out.endswith('precision @ 1 = %.3f\n' % precision)
+  [(probabilities, truth, _)] = evaluated
+  _, labels = numpy_network.read(run_dir / 'data' / 'cifar-10-batches-bin' / 'test_batch.bin')
+  np.testing.assert_array_equal(truth, labels)
+  right = probabilities.argmax(axis=1) == labels
+  # As numpy says, but for a rounding error that decides between two equal logits.
+  assert np.mean(right != recognised['/ExponentialMovingAverage']) <= 0.0002
+  assert capsys.readouterr().out.endswith('precision @ 1 = %.3f\n' % right.mean())
 
 
 def test_precision_is_well_above_chance(home, recognised):
