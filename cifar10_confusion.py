@@ -34,10 +34,10 @@ def summary(labels, probabilities, classes, read_images, kind=''):
             for i in np.flatnonzero(totals)]
 
   order = ', '.join(classes)
-  values.append(_picture('confusion matrix' + kind, draw_matrix(matrix),
+  values.append(_picture('confusion matrix%s/picture' % kind, draw_matrix(matrix),
                          'Rows: what the images show. Columns: what they were taken for. Both '
                          'from the top left: %s. The darker, the more of the row.' % order))
-  values.append(_text('confusion matrix' + kind, _table(
+  values.append(_text('confusion matrix%s/counts' % kind, _table(
       ['shown, taken for'] + list(classes),
       [[name] + row.tolist() for name, row in zip(classes, matrix)])))
 
@@ -51,7 +51,7 @@ def summary(labels, probabilities, classes, read_images, kind=''):
       values.append(_picture('mistakes%s/taken for %s' % (kind, name),
                              draw_row(read_images(mistakes)),
                              'The images that are most surely taken for %s, and are not.' % name))
-  values.append(_text('mistakes' + kind, _table(
+  values.append(_text('mistakes%s/names' % kind, _table(
       ['taken for', 'what it is (probability of the mistake, index of the image), left to right'],
       rows)))
   return tf.Summary(value=values)
@@ -93,18 +93,23 @@ def draw_row(images):
 
 
 def _picture(tag, pixels, description):
-  height, width, depth = pixels.shape
+  height, width, _ = pixels.shape
   with tf.Graph().as_default(), tf.Session(config=cifar10_device.session_config()) as session:
     png = session.run(tf.image.encode_png(pixels))
-  image = tf.Summary.Image(height=height, width=width, colorspace=depth, encoded_image_string=png)
-  return tf.Summary.Value(tag=tag, image=image,
-                          metadata=tf.SummaryMetadata(summary_description=description))
+  # Of pictures in the field `image`, of TensorFlow 1, TensorBoard drops the description.
+  return _strings(tag, 'images', [b'%d' % width, b'%d' % height, png], description)
 
 
 def _text(tag, markdown):
-  plugin = tf.SummaryMetadata.PluginData(plugin_name='text')
-  return tf.Summary.Value(tag=tag, tensor=tf.make_tensor_proto([markdown]),
-                          metadata=tf.SummaryMetadata(plugin_data=plugin))
+  return _strings(tag, 'text', [markdown])
+
+
+def _strings(tag, plugin, strings, description=''):
+  """Returns a summary for one of TensorBoard's plugins; no two of a run may share a tag."""
+  return tf.Summary.Value(tag=tag, tensor=tf.make_tensor_proto(strings),
+                          metadata=tf.SummaryMetadata(
+                              plugin_data=tf.SummaryMetadata.PluginData(plugin_name=plugin),
+                              summary_description=description))
 
 
 def _table(header, rows):

@@ -109,7 +109,7 @@ def test_event_files_tell_what_is_taken_for_what_at_every_batch_size(
   recalls = [summaries['recall/' + name].simple_value for name in cifar10.classes()]
   np.testing.assert_allclose(np.mean(recalls), summaries['precision @ 1'].simple_value, rtol=1e-6)
   assert all(10 * recall == pytest.approx(round(10 * recall), abs=1e-5) for recall in recalls)
-  assert 'confusion matrix' in summaries
+  assert 'confusion matrix/picture' in summaries
   assert [tag for tag in summaries if tag.startswith('mistakes/taken for ')]
 
 
