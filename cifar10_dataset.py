@@ -225,7 +225,7 @@ def download_and_extract(data_dir, url=DATA_URL):
     _extract(archive, folder)
     os.remove(archive)
 
-  _make(data_dir, fill)
+  make(data_dir, fill)
 
 
 def _download(url, path):
@@ -327,7 +327,7 @@ def write_synthetic(data_dir, records_per_file=RECORDS_PER_FILE):
     with open(os.path.join(folder, CLASSES_FILE), 'w') as out:
       out.write(''.join('%s\n' % name for name in SYNTHETIC_CLASSES))
 
-  _make(data_dir, fill)
+  make(data_dir, fill)
 
 
 # Each tells from the coordinates whether a point lies inside; the shapes fill about [-1, 1].
@@ -381,10 +381,17 @@ def _synthetic_records(labels, random):
   return records
 
 
-def _make(data_dir, fill):
-  """Makes `FOLDER` in `data_dir` by `fill(folder)`: it appears when it is whole, or not at all.
+def make(data_dir, fill):
+  """Makes `FOLDER` in a folder: it appears when it is whole, or not at all.
 
-  Of several processes at once one does it, and the others wait for that.
+  Of several processes at once one does it, and the others wait for that. What is there stays.
+
+  Args:
+    data_dir: path of the folder, made if it does not exist.
+    fill: a function that writes the files into the folder whose path it gets.
+
+  Raises:
+    UserError: it cannot be written.
   """
   try:
     os.makedirs(data_dir, exist_ok=True)
