@@ -7,10 +7,14 @@ Every script ends in `cifar10_console.run(main)`. Whatever a person can put righ
 import datetime
 import os
 import sys
+import textwrap
 import time
 
 from absl import app
 from absl import flags
+
+# Other than absl's own answer, ours shows a script's own flags first.
+_HELP = {'--help', '-help', '-h', '--helpshort', '-helpshort', '-?'}
 
 _PATIENCE_SECS = 1  # Of a person, before a counter is welcome.
 
@@ -59,6 +63,9 @@ def log(message):
 
 
 def _parse_flags(argv, takes_arguments):
+  if _HELP.intersection(argv[1:]):
+    print(_help())
+    sys.exit()
   try:
     arguments = flags.FLAGS(argv)[1:]
   except flags.Error as error:
@@ -66,6 +73,17 @@ def _parse_flags(argv, takes_arguments):
   if arguments and not takes_arguments:
     sys.exit(_fail('%r is not a flag (--help lists them)' % arguments[0], 2))
   return arguments
+
+
+def _help():
+  """Returns what the script does, from its docstring, and its key flags, its own before others."""
+  what, command = sys.modules['__main__'].__doc__.split('\n\n')[:2]
+  lines = [textwrap.fill(what, 79), '', command, '', 'Its flags, with their defaults:', '']
+  for flag in flags.FLAGS.get_key_flags_for_module(sys.argv[0]):
+    default = str(flag.default).lower() if flag.boolean else flag.default
+    lines.append('  --%s=%s' % (flag.name, default))
+    lines.append(textwrap.fill(flag.help, 79, initial_indent=6 * ' ', subsequent_indent=6 * ' '))
+  return '\n'.join(lines + ['', "--helpfull lists TensorFlow's and absl's too."])
 
 
 def complain(message):

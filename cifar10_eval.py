@@ -35,7 +35,8 @@ tf.app.flags.DEFINE_integer('num_examples', 10000, 'Images to evaluate, at most.
 tf.app.flags.DEFINE_boolean('run_once', False, 'Evaluate the latest checkpoint and end.')
 # For --help.
 tf.app.flags.adopt_module_key_flags(cifar10_restore)
-tf.app.flags.adopt_module_key_flags(cifar10)
+for name in ('data_dir', 'data_url', 'synthetic', 'batch_size', 'top_layers', 'mixed_precision'):
+  tf.app.flags.declare_key_flag(name)
 
 
 def evaluate():

@@ -13,7 +13,6 @@ import os
 
 import tensorflow.compat.v1 as tf
 
-import cifar10
 import cifar10_console
 import cifar10_dataset
 import cifar10_device
@@ -29,7 +28,8 @@ tf.app.flags.DEFINE_boolean('json', False, 'Print JSON, for programs: a list wit
 tf.app.flags.DEFINE_string('export_dir', '', 'Directory to make, for the network as a SavedModel.')
 # For --help.
 tf.app.flags.adopt_module_key_flags(cifar10_restore)
-tf.app.flags.adopt_module_key_flags(cifar10)
+for name in ('synthetic', 'top_layers', 'mixed_precision'):
+  tf.app.flags.declare_key_flag(name)
 
 
 def predict(paths):
