@@ -10,7 +10,8 @@ In the order in which a script calls them:
 The network is two convolutions, each with pooling and local response normalisation, two fully
 connected layers and a linear one: 1,068,298 parameters, 19.5 million multiply-adds an image. It
 descends from the one that Alex Krizhevsky trained on this data set with cuda-convnet
-(https://code.google.com/archive/p/cuda-convnet/).
+(https://code.google.com/archive/p/cuda-convnet/), where the two layers at the top are locally
+connected: --top_layers=local has them so, with 1,116,490 parameters.
 """
 
 import os
@@ -28,6 +29,10 @@ FLAGS = tf.app.flags.FLAGS
 
 tf.app.flags.DEFINE_integer('batch_size', 128, 'Images in a batch.', lower_bound=1,
                             upper_bound=50000)
+tf.app.flags.DEFINE_integer('min_queue_examples', cifar10_input.MIN_QUEUE_EXAMPLES,
+                            'Images in the shuffle queue before the first step, and at least as '
+                            'many ever after: fewer start sooner and are less well mixed.',
+                            lower_bound=1, upper_bound=50000)
 tf.app.flags.DEFINE_string('data_dir', 'cifar10/data',
                            'Folder that holds, or receives, the data set.')
 tf.app.flags.DEFINE_string('data_url', cifar10_dataset.DATA_URL,
@@ -39,6 +44,10 @@ tf.app.flags.DEFINE_boolean('synthetic', False,
 tf.app.flags.DEFINE_boolean('mixed_precision', False,
                             'Compute what costs the time in bfloat16: quicker on processors that '
                             'have it.')
+tf.app.flags.DEFINE_enum('top_layers', 'dense', ['dense', 'local'],
+                         'The layers local3 and local4: fully connected, or locally connected as '
+                         "in Krizhevsky's cuda-convnet. Evaluation and prediction take what the "
+                         'run was trained with.')
 
 IMAGE_SIZE = cifar10_input.IMAGE_SIZE
 NUM_CLASSES = cifar10_input.NUM_CLASSES
@@ -141,28 +150,46 @@ def distorted_inputs():
   Raises:
     UserError: the data set is missing or damaged.
   """
-  return cifar10_input.distorted_inputs(_bin_dir(), FLAGS.batch_size, FLAGS.distortion_strength)
+  return cifar10_input.distorted_inputs(_bin_dir(), FLAGS.batch_size, FLAGS.min_queue_examples,
+                                        FLAGS.distortion_strength)
 
 
-def inputs(eval_data):
+def inputs(eval_data, multiview=False):
   """Adds the input pipeline for evaluation, see `cifar10_input.inputs`.
 
   Args:
     eval_data: 'test' (or true) for the test images, 'train_eval' (or false) for those trained on.
+    multiview: whether each image comes in ten views.
 
   Returns:
-    images: float32 of shape [None, 24, 24, 3].
+    images: float32 of shape [None, 24, 24, 3], or for several views [None, 10, 24, 24, 3].
     labels: int32 of shape [None], 0..9.
 
   Raises:
     UserError: the data set is missing or damaged.
   """
-  return cifar10_input.inputs(eval_data, _bin_dir(), FLAGS.batch_size)
+  return cifar10_input.inputs(eval_data, _bin_dir(), FLAGS.batch_size, multiview)
 
 
 def classes():
   """Returns the names of the data set's ten classes, see `cifar10_dataset.classes`."""
   return cifar10_dataset.classes(_bin_dir())
+
+
+def count(eval_data):
+  """Returns the number of images in one part of the data set, or CIFAR-10's where there is none.
+
+  Args:
+    eval_data: 'test' for the test images, 'train_eval' for those trained on.
+  """
+  in_cifar10 = {'test': NUM_EXAMPLES_PER_EPOCH_FOR_EVAL,
+                'train_eval': NUM_EXAMPLES_PER_EPOCH_FOR_TRAIN}
+  return cifar10_dataset.count(_bin_dir(), eval_data) or in_cifar10[eval_data]
+
+
+def read_images(eval_data, indices):
+  """Returns images as they are in the files, see `cifar10_dataset.read_images`."""
+  return cifar10_dataset.read_images(_bin_dir(), eval_data, indices)
 
 
 def _bin_dir():
@@ -214,30 +241,63 @@ def inference(images):
   norm2 = _normalize(tf.cast(conv2, full), 'norm2')
   pool2 = _pool(norm2, 'pool2')
 
-  with tf.variable_scope('local3') as scope:
-    features = pool2.shape[1:].num_elements()
-    weights = _weights([features, 384], stddev=0.04, weight_decay=FLAGS.weight_decay)
-    biases = _biases([384], 0.1)
-    flat = tf.cast(tf.reshape(pool2, [-1, features]), dtype)
-    product = tf.matmul(flat, tf.cast(weights, dtype))
-    local3 = tf.nn.relu(tf.nn.bias_add(product, tf.cast(biases, dtype)), name=scope.name)
-    _activation_summary(local3)
-
-  with tf.variable_scope('local4') as scope:
-    weights = _weights([384, 192], stddev=0.04, weight_decay=FLAGS.weight_decay)
-    biases = _biases([192], 0.1)
-    product = tf.matmul(local3, tf.cast(weights, dtype))
-    local4 = tf.nn.relu(tf.nn.bias_add(product, tf.cast(biases, dtype)), name=scope.name)
-    _activation_summary(local4)
+  if FLAGS.top_layers == 'local':
+    local3 = _locally_connected(tf.cast(pool2, dtype), 32, 'local3')
+    local4 = _locally_connected(local3, 32, 'local4')
+  else:
+    local3 = _fully_connected(tf.cast(pool2, dtype), 384, 'local3')
+    local4 = _fully_connected(local3, 192, 'local4')
 
   with tf.variable_scope('softmax_linear') as scope:
-    weights = _weights([192, NUM_CLASSES], stddev=1 / 192.0)
+    features = local4.shape[1:].num_elements()
+    weights = _weights([features, NUM_CLASSES], stddev=1 / 192.0)
     biases = _biases([NUM_CLASSES], 0.0)
-    product = tf.matmul(tf.cast(local4, full), weights)
+    product = tf.matmul(tf.reshape(tf.cast(local4, full), [-1, features]), weights)
     logits = tf.nn.bias_add(product, biases, name=scope.name)
     _activation_summary(logits)
 
   return logits
+
+
+def _fully_connected(x, units, name):
+  """Adds a layer whose units see all of the layer before; x is of shape [n, ...]."""
+  with tf.variable_scope(name) as scope:
+    features = x.shape[1:].num_elements()
+    weights = _weights([features, units], stddev=0.04, weight_decay=FLAGS.weight_decay)
+    biases = _biases([units], 0.1)
+    product = tf.matmul(tf.reshape(x, [-1, features]), tf.cast(weights, x.dtype))
+    activations = tf.nn.relu(tf.nn.bias_add(product, tf.cast(biases, x.dtype)), name=scope.name)
+    _activation_summary(activations)
+  return activations
+
+
+def _locally_connected(x, filters, name):
+  """Adds a layer that sees 3x3 pixels, as a convolution does, but with other weights at each place.
+
+  In cuda-convnet too the initial weights have a standard deviation of 0.04, and their decay is
+  0.004; the biases begin as those of the fully connected layers.
+
+  Source: layers-conv-local-13pct.cfg and layer-params-conv-local-13pct.cfg in its example-layers.
+
+  Args:
+    x: floats of shape [n, height, width, channels]; n may be unknown.
+    filters: the number of filters at each place.
+    name: of the scope.
+
+  Returns:
+    Floats of shape [n, height, width, filters].
+  """
+  with tf.variable_scope(name) as scope:
+    _, height, width, channels = x.shape.as_list()
+    weights = _weights([height, width, 3 * 3 * channels, filters], stddev=0.04,
+                       weight_decay=FLAGS.weight_decay)
+    biases = _biases([height, width, filters], 0.1)
+    patches = tf.image.extract_patches(x, [1, 3, 3, 1], [1, 1, 1, 1], [1, 1, 1, 1], 'SAME')
+    # At each row and column a product of matrices: the patches there by the weights there.
+    product = tf.einsum('nrci,rcio->nrco', patches, tf.cast(weights, x.dtype))
+    activations = tf.nn.relu(product + tf.cast(biases, x.dtype), name=scope.name)
+    _activation_summary(activations)
+  return activations
 
 
 def _weights(shape, stddev, weight_decay=0.0):
@@ -387,7 +447,7 @@ def gradient_descent(global_step, examples_per_step):
     A `tf.train.Optimizer`.
   """
   with tf.name_scope('schedule'):
-    steps_per_epoch = NUM_EXAMPLES_PER_EPOCH_FOR_TRAIN / examples_per_step
+    steps_per_epoch = count('train_eval') / examples_per_step
     decay_steps = int(steps_per_epoch * FLAGS.num_epochs_per_decay)
     if FLAGS.learning_rate_schedule == 'linear':
       learning_rate = tf.train.polynomial_decay(

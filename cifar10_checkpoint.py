@@ -133,7 +133,8 @@ def check_fits(checkpoint, variables):
     if shapes.get(key) != here:
       there = 'is missing' if key not in shapes else 'has shape %s' % shapes[key]
       raise UserError('%s is a checkpoint of another network: %s %s there and has shape %s here; '
-                      'name another directory.' % (checkpoint, key, there, here))
+                      'name another directory, or give the flags of that run (see its run.json).'
+                      % (checkpoint, key, there, here))
   return step
 
 

@@ -7,10 +7,16 @@ Every script ends in `cifar10_console.run(main)`. Whatever a person can put righ
 import datetime
 import os
 import sys
+import textwrap
 import time
 
 from absl import app
 from absl import flags
+
+# Other than absl's own answer, ours shows a script's own flags first.
+_HELP = {'--help', '-help', '-h', '--helpshort', '-helpshort', '-?'}
+
+_PATIENCE_SECS = 1  # Of a person, before a counter is welcome.
 
 
 class UserError(Exception):
@@ -57,6 +63,9 @@ def log(message):
 
 
 def _parse_flags(argv, takes_arguments):
+  if _HELP.intersection(argv[1:]):
+    print(_help())
+    sys.exit()
   try:
     arguments = flags.FLAGS(argv)[1:]
   except flags.Error as error:
@@ -66,9 +75,21 @@ def _parse_flags(argv, takes_arguments):
   return arguments
 
 
+def _help():
+  """Returns what the script does, from its docstring, and its key flags, its own before others."""
+  what, command = sys.modules['__main__'].__doc__.split('\n\n')[:2]
+  lines = [textwrap.fill(what, 79), '', command, '', 'Its flags, with their defaults:', '']
+  for flag in flags.FLAGS.get_key_flags_for_module(sys.argv[0]):
+    default = str(flag.default).lower() if flag.boolean else flag.default
+    lines.append('  --%s=%s' % (flag.name, default))
+    lines.append(textwrap.fill(flag.help, 79, initial_indent=6 * ' ', subsequent_indent=6 * ' '))
+  return '\n'.join(lines + ['', "--helpfull lists TensorFlow's and absl's too."])
+
+
 def complain(message):
   """Prints a sentence on standard error, behind the script's name."""
   script = os.path.basename(sys.argv[0])
+  _erase_line()
   print('%s: %s' % (script, ' '.join(str(message).split())), file=sys.stderr)
 
 
@@ -78,9 +99,10 @@ def _fail(message, status):
 
 
 class Progress:
-  """A counter on one line of a terminal, for work that takes more than a moment.
+  """A counter on the last line of a terminal, for work that takes more than a moment.
 
-  Not on a terminal (a log file, a test) it prints nothing.
+  It appears after a second and goes when the work is done. It is on standard error, so as not to
+  get between results. Not on a terminal (a log file, a test) it prints nothing.
   """
 
   def __init__(self, what, total, unit, scale=1):
@@ -92,18 +114,30 @@ class Progress:
     """
     self._what, self._total, self._unit, self._scale = what, total, unit, scale
     self._start = time.perf_counter()
-    self._shown = 0.0
+    self._next = self._start + _PATIENCE_SECS
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *error):
+    _erase_line()
 
   def update(self, done):
     """Shows that `done` items are done; at most ten times a second."""
     now = time.perf_counter()
-    finished = done == self._total
-    if not sys.stdout.isatty() or (now - self._shown < 0.1 and not finished):
+    if now < self._next or not sys.stderr.isatty():
       return
-    self._shown = now
-    rate = done / self._scale / max(now - self._start, 1e-3)
+    self._next = now + 0.1
     amount = '%d' % (done / self._scale)
     if self._total:
       amount += ' of %d' % (self._total / self._scale)
+    rate = done / self._scale / (now - self._start)
     line = '%s: %s %s, %.1f %s/s' % (self._what, amount, self._unit, rate, self._unit)
-    print('\r%-79s' % line, end='\n' if finished else '', flush=True)
+    _erase_line()
+    print(line[:79], end='', file=sys.stderr, flush=True)
+
+
+def _erase_line():
+  """Erases what `Progress` shows, if anything."""
+  if sys.stderr.isatty():
+    print('\r\x1b[K', end='', file=sys.stderr, flush=True)

@@ -31,6 +31,7 @@ RECORD_BYTES = 1 + IMAGE_DEPTH * IMAGE_SIZE * IMAGE_SIZE
 FOLDER = 'cifar-10-batches-bin'
 TRAIN_FILES = ['data_batch_%d.bin' % i for i in range(1, 6)]
 TEST_FILE = 'test_batch.bin'
+_NAMES = {'train_eval': TRAIN_FILES, 'test': [TEST_FILE]}
 CLASSES_FILE = 'batches.meta.txt'
 RECORDS_PER_FILE = 10000
 
@@ -87,12 +88,39 @@ def files(folder, eval_data):
     UserError: a file is missing, cannot be read, is not made of whole records with labels 0..9, or
       lacks some of its records.
   """
-  names = {'test': [TEST_FILE], 'train_eval': TRAIN_FILES}[eval_data]
-  paths = [os.path.join(folder, name) for name in names]
+  paths = [os.path.join(folder, name) for name in _NAMES[eval_data]]
   for path in paths:
     _verify(path)
   _verify_sizes(folder, paths)
   return paths
+
+
+def count(folder, eval_data):
+  """Returns the number of images in one part of the data set, told from the sizes of its files.
+
+  Args:
+    folder: path of the folder that holds the `.bin` files; those that are missing count nothing.
+    eval_data: 'test' for the test images, 'train_eval' for the training images.
+  """
+  paths = [os.path.join(folder, name) for name in _NAMES[eval_data]]
+  return sum(os.path.getsize(path) // RECORD_BYTES for path in paths if os.path.exists(path))
+
+
+def read_images(folder, eval_data, indices):
+  """Reads some of the images, without a graph.
+
+  Args:
+    folder: path of the folder that holds the `.bin` files.
+    eval_data: 'test' for the test images, 'train_eval' for the training images.
+    indices: of the images, counted from 0 in the order of the files.
+
+  Returns:
+    uint8 of shape [len(indices), 32, 32, 3].
+  """
+  paths = [os.path.join(folder, name) for name in _NAMES[eval_data]]
+  records = np.concatenate([np.fromfile(path, np.uint8) for path in paths])
+  planes = records.reshape(-1, RECORD_BYTES)[indices, 1:]
+  return planes.reshape(-1, IMAGE_DEPTH, IMAGE_SIZE, IMAGE_SIZE).transpose(0, 2, 3, 1)
 
 
 def classes(folder):
@@ -197,7 +225,7 @@ def download_and_extract(data_dir, url=DATA_URL):
     _extract(archive, folder)
     os.remove(archive)
 
-  _make(data_dir, fill)
+  make(data_dir, fill)
 
 
 def _download(url, path):
@@ -224,15 +252,15 @@ def _blocks(url):
     with urllib.request.urlopen(url, timeout=_STALLED_SECS) as response:
       length = response.headers.get('Content-Length')
       length = length and int(length)
-      progress = Progress('Downloading', length, 'MB', scale=10**6)
       done = 0
-      while True:
-        block = response.read(1 << 16)
-        if not block:
-          break
-        done += len(block)
-        progress.update(done)
-        yield block
+      with Progress('Downloading', length, 'MB', scale=10**6) as progress:
+        while True:
+          block = response.read(1 << 16)
+          if not block:
+            break
+          done += len(block)
+          progress.update(done)
+          yield block
       if length and done < length:
         raise EOFError('it ended after %d of %d bytes' % (done, length))
   # A ValueError is a malformed address or header.
@@ -286,20 +314,20 @@ def write_synthetic(data_dir, records_per_file=RECORDS_PER_FILE):
   """
   def fill(folder):
     names = TRAIN_FILES + [TEST_FILE]
-    progress = Progress('Generating', len(names) * records_per_file, 'images')
-    for i, name in enumerate(names):
-      # RandomState's streams are frozen for all versions of numpy; default_rng's are not.
-      random = np.random.RandomState(seed=i)
-      labels = random.permutation(records_per_file) % 10
-      with open(os.path.join(folder, name), 'wb') as out:
-        for start in range(0, records_per_file, 1000):
-          chunk = labels[start:start + 1000]
-          out.write(_synthetic_records(chunk, random).tobytes())
-          progress.update(i * records_per_file + start + len(chunk))
+    with Progress('Generating', len(names) * records_per_file, 'images') as progress:
+      for i, name in enumerate(names):
+        # RandomState's streams are frozen for all versions of numpy; default_rng's are not.
+        random = np.random.RandomState(seed=i)
+        labels = random.permutation(records_per_file) % 10
+        with open(os.path.join(folder, name), 'wb') as out:
+          for start in range(0, records_per_file, 1000):
+            chunk = labels[start:start + 1000]
+            out.write(_synthetic_records(chunk, random).tobytes())
+            progress.update(i * records_per_file + start + len(chunk))
     with open(os.path.join(folder, CLASSES_FILE), 'w') as out:
       out.write(''.join('%s\n' % name for name in SYNTHETIC_CLASSES))
 
-  _make(data_dir, fill)
+  make(data_dir, fill)
 
 
 # Each tells from the coordinates whether a point lies inside; the shapes fill about [-1, 1].
@@ -353,10 +381,17 @@ def _synthetic_records(labels, random):
   return records
 
 
-def _make(data_dir, fill):
-  """Makes `FOLDER` in `data_dir` by `fill(folder)`: it appears when it is whole, or not at all.
+def make(data_dir, fill):
+  """Makes `FOLDER` in a folder: it appears when it is whole, or not at all.
 
-  Of several processes at once one does it, and the others wait for that.
+  Of several processes at once one does it, and the others wait for that. What is there stays.
+
+  Args:
+    data_dir: path of the folder, made if it does not exist.
+    fill: a function that writes the files into the folder whose path it gets.
+
+  Raises:
+    UserError: it cannot be written.
   """
   try:
     os.makedirs(data_dir, exist_ok=True)

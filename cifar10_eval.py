@@ -16,6 +16,7 @@ import tensorflow.compat.v1 as tf
 
 import cifar10
 import cifar10_checkpoint
+import cifar10_confusion
 import cifar10_console
 import cifar10_device
 import cifar10_restore
@@ -29,11 +30,13 @@ tf.app.flags.DEFINE_enum('eval_data', 'test', ['test', 'train_eval'],
                          'The images: those for testing, or those trained on.')
 tf.app.flags.DEFINE_integer('eval_interval_secs', 300, 'Seconds from the start of one evaluation '
                             'to the next, at least.', lower_bound=0)
-tf.app.flags.DEFINE_integer('num_examples', 10000, 'Images to evaluate, at most.', lower_bound=1)
+tf.app.flags.DEFINE_integer('num_examples', 10000, 'Images to evaluate, at most. Without this flag '
+                            'as many as are for testing: 10000 of CIFAR-10.', lower_bound=1)
 tf.app.flags.DEFINE_boolean('run_once', False, 'Evaluate the latest checkpoint and end.')
 # For --help.
 tf.app.flags.adopt_module_key_flags(cifar10_restore)
-tf.app.flags.adopt_module_key_flags(cifar10)
+for name in ('data_dir', 'data_url', 'synthetic', 'batch_size', 'top_layers', 'mixed_precision'):
+  tf.app.flags.declare_key_flag(name)
 
 
 def evaluate():
@@ -42,17 +45,19 @@ def evaluate():
 
   with tf.Graph().as_default() as graph:
     with tf.device('/cpu:0'):
-      images, labels = cifar10.inputs(FLAGS.eval_data)
-    logits = cifar10.inference(images)
-    # Not tf.nn.in_top_k, which counts a tie as right: a network that says the same for all
-    # classes would be perfect.
-    correct = tf.equal(tf.argmax(logits, 1, output_type=tf.int32), labels)
+      images, labels = cifar10.inputs(FLAGS.eval_data, FLAGS.multiview)
+    eval_dir = _eval_dir()
+
+    # The network is that of the run, so there must be one before it can be built.
+    _wait_for_checkpoint(checkpoint_dir)
+    cifar10_restore.take_top_layers(checkpoint_dir)
+    probabilities = cifar10_restore.probabilities(images)
     summary_op = tf.summary.merge_all()
 
     restorer = cifar10_restore.Restorer()
 
     # With the process in the name: two that start in one second would share a file.
-    with tf.summary.FileWriter(_eval_dir(), graph,
+    with tf.summary.FileWriter(eval_dir, graph,
                                filename_suffix='.%d' % os.getpid()) as writer:
       for checkpoint in _checkpoints(checkpoint_dir):
         cifar10_run.check_data_set(checkpoint_dir, cifar10.classes())
@@ -65,10 +70,16 @@ def evaluate():
             # Training deletes old checkpoints, this one perhaps while it was read.
             print('%s cannot be read: waiting for the next.' % checkpoint)
             continue
-          precision, summary = _evaluate_once(session, correct, summary_op)
+          answers, truth, summary = _evaluate_once(session, probabilities, labels, summary_op)
+        # Not tf.nn.in_top_k, which counts a tie as right: a network that says the same for all
+        # classes would be perfect.
+        precision = np.mean(answers.argmax(axis=1) == truth)
         cifar10_console.log('precision @ 1 = %.3f' % precision)
         writer.add_summary(summary, step)
         writer.add_summary(_precision_summary(precision), step)
+        writer.add_summary(cifar10_confusion.summary(
+            truth, answers, cifar10.classes(),
+            lambda indices: cifar10.read_images(FLAGS.eval_data, indices), _kind()), step)
         writer.flush()
 
         run = cifar10_run.read(checkpoint_dir)
@@ -103,48 +114,72 @@ def _check_directories():
     cifar10_restore.latest_checkpoint(checkpoint_dir)
 
 
+def _wait_for_checkpoint(checkpoint_dir):
+  if not FLAGS.run_once and not cifar10_checkpoint.latest(checkpoint_dir):
+    print('No checkpoint in %s yet: waiting for one.' % checkpoint_dir)
+    next(tf.train.checkpoints_iterator(checkpoint_dir))
+
+
 def _checkpoints(checkpoint_dir):
   """Returns the paths of the latest checkpoint and, but for --run_once, of those to come."""
   if FLAGS.run_once:
     return [cifar10_restore.latest_checkpoint(checkpoint_dir)]
-  if not cifar10_checkpoint.latest(checkpoint_dir):
-    print('No checkpoint in %s yet: waiting for one.' % checkpoint_dir)
   return tf.train.checkpoints_iterator(checkpoint_dir, FLAGS.eval_interval_secs)
 
 
-def _evaluate_once(session, correct, summary_op):
-  """Runs the input once through.
+def _evaluate_once(session, probabilities, labels, summary_op):
+  """Runs the input once through, or up to the number of images asked for.
 
   Args:
     session: a session with the variables restored.
-    correct: booleans of shape [None], for each image of a batch whether its class is recognised.
+    probabilities: floats of shape [None, 10], for each image of a batch those of the classes.
+    labels: integers of shape [None].
     summary_op: the merged summaries; they are taken on the first batch.
 
   Returns:
-    The fraction of recognised images, and the serialised summary.
+    The probabilities and the labels of all images, in the order of the files, and the serialised
+    summary.
   """
+  wanted = min(_num_examples(), cifar10.count(FLAGS.eval_data))
   coordinator = tf.train.Coordinator()
   threads = tf.train.start_queue_runners(session, coordinator)
   try:
-    recognised, summary = session.run([correct, summary_op])
-    while len(recognised) < FLAGS.num_examples:
-      recognised = np.append(recognised, session.run(correct))
-  except tf.errors.OutOfRangeError:
-    pass  # These were all.
+    *batch, summary = session.run([probabilities, labels, summary_op])
+    batches, done = [batch], len(batch[1])
+    with cifar10_console.Progress('Evaluating', wanted, 'images') as progress:
+      while done < wanted:
+        progress.update(done)
+        batches.append(session.run([probabilities, labels]))
+        done += len(batches[-1][1])
   finally:
     coordinator.request_stop()
     coordinator.join(threads)
-  return np.mean(recognised[:FLAGS.num_examples]), summary
+  answers, truth = (np.concatenate(parts)[:wanted] for parts in zip(*batches))
+  return answers, truth, summary
+
+
+def _num_examples():
+  """Returns how many images to evaluate: without the flag as many as there are for testing."""
+  if FLAGS['num_examples'].using_default_value:
+    return cifar10.count('test')
+  return FLAGS.num_examples
 
 
 def _precision_summary(precision):
-  # A curve of its own for each kind of evaluation, so that one directory can hold all.
-  name = 'precision @ 1'
+  return tf.Summary(value=[tf.Summary.Value(tag='precision @ 1' + _kind(),
+                                            simple_value=precision)])
+
+
+def _kind():
+  """Returns what sets apart the tags of this kind of evaluation: one directory can hold all."""
+  kind = ''
   if FLAGS.eval_data == 'train_eval':
-    name += ' of training images'
+    kind += ' of training images'
   if not FLAGS.use_moving_averages:
-    name += ' without moving averages'
-  return tf.Summary(value=[tf.Summary.Value(tag=name, simple_value=precision)])
+    kind += ' without moving averages'
+  if FLAGS.multiview:
+    kind += ' over ten views'
+  return kind
 
 
 def main():

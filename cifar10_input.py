@@ -19,6 +19,10 @@ NUM_CLASSES = len(cifar10_dataset.CLASSES)
 NUM_EXAMPLES_PER_EPOCH_FOR_TRAIN = 50000
 NUM_EXAMPLES_PER_EPOCH_FOR_EVAL = 10000
 
+# A batch is drawn from at least 0.4 of an epoch, so that it is well mixed although the reader goes
+# through the files from beginning to end.
+MIN_QUEUE_EXAMPLES = int(NUM_EXAMPLES_PER_EPOCH_FOR_TRAIN * 0.4)
+
 # Records for one run of the reader. An op costs microseconds whatever it works on, so that one
 # record a run would cost more than the arithmetic on it.
 _RECORDS_PER_READ = 128
@@ -141,6 +145,28 @@ def center(images):
     return tf.image.per_image_standardization(tf.cast(crops, tf.float32))
 
 
+def views(images):
+  """Adds the views that --multiview averages over: in place of one crop ten.
+
+  They are the crops in the centre and at the four corners, and the mirror image of each, as
+  Krizhevsky's cuda-convnet takes them with --multiview-test.
+
+  Args:
+    images: uint8 of shape [n, height, width, 3], n may be unknown.
+
+  Returns:
+    float32 of shape [n, 10, 24, 24, 3]: each view with mean 0 and standard deviation 1. The first
+    is what `center` adds.
+  """
+  with tf.name_scope('views'):
+    _, height, width, _ = images.shape.as_list()
+    bottom, right = height - IMAGE_SIZE, width - IMAGE_SIZE
+    corners = [(bottom // 2, right // 2), (0, 0), (0, right), (bottom, 0), (bottom, right)]
+    crops = [images[:, top:top + IMAGE_SIZE, left:left + IMAGE_SIZE] for top, left in corners]
+    mirrored = [crop[:, :, ::-1] for crop in crops]
+    return tf.image.per_image_standardization(tf.cast(tf.stack(crops + mirrored, 1), tf.float32))
+
+
 def decode_pictures(contents):
   """Adds the decoding of pictures of any size and shape into images like those of the data set.
 
@@ -173,12 +199,15 @@ def decode_pictures(contents):
     return tf.map_fn(decode, contents, dtype=tf.uint8)
 
 
-def distorted_inputs(data_dir, batch_size, distortion_strength=1.0):
+def distorted_inputs(data_dir, batch_size, min_queue_examples=MIN_QUEUE_EXAMPLES,
+                     distortion_strength=1.0):
   """Adds the input pipeline for training: shuffled, distorted, without an end.
 
   Args:
     data_dir: path of the folder that holds the `.bin` files.
     batch_size: images in a batch.
+    min_queue_examples: each batch is drawn from so many images, at least, and the first one waits
+      until they are there.
     distortion_strength: see `distort`.
 
   Returns:
@@ -192,9 +221,6 @@ def distorted_inputs(data_dir, batch_size, distortion_strength=1.0):
     filename_queue = tf.train.string_input_producer(
         cifar10_dataset.files(data_dir, 'train_eval'))
 
-    # A batch is drawn from at least 0.4 of an epoch, so that it is well mixed although the reader
-    # goes through the files from beginning to end.
-    min_queue_examples = int(NUM_EXAMPLES_PER_EPOCH_FOR_TRAIN * 0.4)
     print('Filling queue with %d CIFAR images before starting to train. '
           'This will take about a second.' % min_queue_examples)
     images, labels = tf.train.shuffle_batch(
@@ -225,7 +251,7 @@ def prefetch_queue(images, labels, capacity):
   return queue
 
 
-def inputs(eval_data, data_dir, batch_size):
+def inputs(eval_data, data_dir, batch_size, multiview=False):
   """Adds the input pipeline for evaluation: every image once, in the order of the files.
 
   After the last image the pipeline ends, with a `tf.errors.OutOfRangeError` for whoever asks for
@@ -235,9 +261,11 @@ def inputs(eval_data, data_dir, batch_size):
     eval_data: 'test' (or true) for the test images, 'train_eval' (or false) for those trained on.
     data_dir: path of the folder that holds the `.bin` files.
     batch_size: images in a batch; the last batch has what is left.
+    multiview: whether each image comes in ten views.
 
   Returns:
-    images: float32 of shape [None, 24, 24, 3], see `center`.
+    images: float32 of shape [None, 24, 24, 3], see `center`, or for several views
+      [None, 10, 24, 24, 3], see `views`.
     labels: int32 of shape [None], 0..9.
 
   Raises:
@@ -251,10 +279,11 @@ def inputs(eval_data, data_dir, batch_size):
     filename_queue = _one_pass(cifar10_dataset.files(data_dir, eval_data))
     images, labels = _read_many(filename_queue)
     # One thread only: several would disturb the order.
-    images, labels = tf.train.batch([center(images), labels], batch_size, enqueue_many=True,
+    images = views(images) if multiview else center(images)
+    images, labels = tf.train.batch([images, labels], batch_size, enqueue_many=True,
                                     capacity=batch_size + 4 * _RECORDS_PER_READ,
                                     allow_smaller_final_batch=True)
-    tf.summary.image('images', images)
+    tf.summary.image('images', images[:, 0] if multiview else images)
     return images, labels
 
 

@@ -13,7 +13,6 @@ import os
 
 import tensorflow.compat.v1 as tf
 
-import cifar10
 import cifar10_console
 import cifar10_dataset
 import cifar10_device
@@ -29,7 +28,8 @@ tf.app.flags.DEFINE_boolean('json', False, 'Print JSON, for programs: a list wit
 tf.app.flags.DEFINE_string('export_dir', '', 'Directory to make, for the network as a SavedModel.')
 # For --help.
 tf.app.flags.adopt_module_key_flags(cifar10_restore)
-tf.app.flags.adopt_module_key_flags(cifar10)
+for name in ('synthetic', 'top_layers', 'mixed_precision'):
+  tf.app.flags.declare_key_flag(name)
 
 
 def predict(paths):
@@ -45,27 +45,31 @@ def predict(paths):
   checkpoint = cifar10_restore.latest_checkpoint(checkpoint_dir)
   run = cifar10_run.read(checkpoint_dir)
   classes = run['classes'] if run else cifar10_dataset.CLASSES
+  cifar10_restore.take_top_layers(checkpoint_dir)
 
   with tf.Graph().as_default():
     contents = tf.placeholder(tf.string, [None], name='pictures')
-    images = cifar10_input.center(cifar10_input.decode_pictures(contents))
-    probabilities = tf.nn.softmax(cifar10.inference(images), name='probabilities')
+    images = cifar10_input.decode_pictures(contents)
+    images = cifar10_input.views(images) if FLAGS.multiview else cifar10_input.center(images)
+    probabilities = cifar10_restore.probabilities(images)
     restorer = cifar10_restore.Restorer()
     with tf.Session(config=cifar10_device.session_config()) as session:
       restorer.restore(session, checkpoint)
       if FLAGS.export_dir:
         _export(session, contents, probabilities, classes)
       predictions = {}
-      for path in paths:
-        try:
-          with open(path, 'rb') as picture:
-            [values] = session.run(probabilities, {contents: [picture.read()]})
-        except OSError as error:
-          cifar10_console.complain('%s cannot be read: %s.' % (path, error.strerror))
-        except tf.errors.InvalidArgumentError:
-          cifar10_console.complain('%s is no whole PNG, JPEG, GIF or BMP picture.' % path)
-        else:
-          predictions[path] = sorted(zip(values.tolist(), classes), reverse=True)
+      with cifar10_console.Progress('Classifying', len(paths), 'pictures') as progress:
+        for i, path in enumerate(paths):
+          progress.update(i)
+          try:
+            with open(path, 'rb') as picture:
+              [values] = session.run(probabilities, {contents: [picture.read()]})
+          except OSError as error:
+            cifar10_console.complain('%s cannot be read: %s.' % (path, error.strerror))
+          except tf.errors.InvalidArgumentError:
+            cifar10_console.complain('%s is no whole PNG, JPEG, GIF or BMP picture.' % path)
+          else:
+            predictions[path] = sorted(zip(values.tolist(), classes), reverse=True)
 
   if FLAGS.json:
     _print_json(predictions)

@@ -1,4 +1,4 @@
-"""What evaluation and prediction share: which checkpoint, and which values of the variables."""
+"""What evaluation and prediction share: which checkpoint, which values, and the probabilities."""
 
 import tensorflow.compat.v1 as tf
 
@@ -12,6 +12,9 @@ FLAGS = tf.app.flags.FLAGS
 tf.app.flags.DEFINE_string('checkpoint_dir', 'cifar10/train', 'Directory with the checkpoints.')
 tf.app.flags.DEFINE_boolean('use_moving_averages', True, 'Take the moving averages of the '
                             'variables; false takes the variables themselves.')
+tf.app.flags.DEFINE_boolean('multiview', False, 'Classify by the mean of the probabilities over '
+                            'ten views of each image: the centre, the corners, and their mirror '
+                            'images. Takes ten times as long.')
 
 
 def checked_checkpoint_dir():
@@ -32,6 +35,31 @@ def latest_checkpoint(checkpoint_dir):
     raise UserError('There is no checkpoint in %s: train first, or name the directory of a run '
                     'with --checkpoint_dir.' % checkpoint_dir)
   return checkpoint
+
+
+def take_top_layers(checkpoint_dir):
+  """Sets --top_layers to that of a run; a flag on the command line goes before that."""
+  run = cifar10_run.read(checkpoint_dir)
+  if run and FLAGS['top_layers'].using_default_value:
+    FLAGS.top_layers = run['flags'].get('top_layers', FLAGS.top_layers)
+
+
+def probabilities(images):
+  """Adds the network and its softmax.
+
+  Args:
+    images: float32 of shape [n, 24, 24, 3], see `cifar10_input.center`, or with --multiview
+      [n, 10, 24, 24, 3], see `cifar10_input.views`.
+
+  Returns:
+    float32 of shape [n, 10]: the probability of each class; of several views their mean.
+  """
+  if not FLAGS.multiview:
+    return tf.nn.softmax(cifar10.inference(images), name='probabilities')
+  _, views, *shape = images.shape.as_list()
+  of_views = tf.nn.softmax(cifar10.inference(tf.reshape(images, [-1] + shape)))
+  return tf.reduce_mean(tf.reshape(of_views, [-1, views, cifar10.NUM_CLASSES]), axis=1,
+                        name='probabilities')
 
 
 class Restorer:

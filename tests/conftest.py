@@ -82,9 +82,10 @@ def save(tmp_path):
   """Saves the checkpoint of an untrained network at a step, in a run that ends at `max_steps`."""
   train_dir = str(tmp_path / 'cifar10' / 'train')
 
-  def save_at(step, max_steps, classes=None):
+  def save_at(step, max_steps, classes=None, flags={}):
     os.makedirs(train_dir, exist_ok=True)
-    cifar10_run.record_start(train_dir, {'max_steps': max_steps}, classes or cifar10.classes())
+    cifar10_run.record_start(train_dir, {'max_steps': max_steps, **flags},
+                             classes or cifar10.classes())
     with tf.Graph().as_default(), tf.Session() as session:
       global_step = tf.train.get_or_create_global_step()
       cifar10.inference(tf.zeros([1, 24, 24, 3]))

@@ -3,6 +3,7 @@
 import functools
 
 import numpy as np
+import tensorflow.compat.v1 as tf
 
 
 def logits(images, variables):
@@ -11,10 +12,28 @@ def logits(images, variables):
   x = _lrn(_pool(x))
   x = np.maximum(_conv(x, variables['conv2/weights']) + variables['conv2/biases'], 0)
   x = _pool(_lrn(x))
-  x = x.reshape(len(x), -1)
   for layer in ('local3', 'local4'):
-    x = np.maximum(x @ variables[layer + '/weights'] + variables[layer + '/biases'], 0)
-  return x @ variables['softmax_linear/weights'] + variables['softmax_linear/biases']
+    weights, biases = variables[layer + '/weights'], variables[layer + '/biases']
+    linear = local if weights.ndim == 4 else _dense
+    x = np.maximum(linear(x, weights) + biases, 0)
+  return (_dense(x, variables['softmax_linear/weights'])
+          + variables['softmax_linear/biases'])
+
+
+def local(x, weights):
+  """A 3x3 layer with weights of its own at each place: [rows, columns, 3 * 3 * channels, filters].
+  """
+  _, rows, columns, _ = x.shape
+  padded = np.pad(x, [(0, 0), (1, 1), (1, 1), (0, 0)])
+  out = np.empty([len(x), rows, columns, weights.shape[3]], x.dtype)
+  for i in range(rows):
+    for j in range(columns):
+      out[:, i, j] = _dense(padded[:, i:i + 3, j:j + 3], weights[i, j])
+  return out
+
+
+def _dense(x, weights):
+  return x.reshape(len(x), -1) @ weights
 
 
 def center(images):
@@ -23,6 +42,32 @@ def center(images):
   means = crops.mean(axis=(1, 2, 3), keepdims=True)
   deviations = crops.std(axis=(1, 2, 3), keepdims=True)
   return (crops - means) / np.maximum(deviations, 1 / np.sqrt(24 * 24 * 3))
+
+
+def views(images):
+  """The centres and corners of uint8 images, and their mirror images: [n, 10, 24, 24, 3]."""
+  shifted = [np.roll(images, shift, axis=(1, 2))
+             for shift in ((0, 0), (4, 4), (4, -4), (-4, 4), (-4, -4))]
+  return np.stack([center(images) for images in shifted]
+                  + [center(images[:, :, ::-1]) for images in shifted], axis=1)
+
+
+def probabilities(images, variables):
+  """The softmax of `logits`."""
+  exponentials = np.exp(logits(images, variables))
+  return exponentials / exponentials.sum(axis=1, keepdims=True)
+
+
+def multiview_probabilities(images, variables):
+  """The mean over the `views` of uint8 images."""
+  return np.mean([probabilities(view, variables) for view in views(images).swapaxes(0, 1)], axis=0)
+
+
+def averages(train_dir):
+  """Returns the moving averages of a run's latest checkpoint, by the key of the variable."""
+  reader = tf.train.load_checkpoint(train_dir)
+  return {key: reader.get_tensor(key + '/ExponentialMovingAverage')
+          for key in reader.get_variable_to_shape_map() if key.endswith(('weights', 'biases'))}
 
 
 def read(path):

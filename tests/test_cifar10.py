@@ -21,6 +21,11 @@ SHAPES = {
     'softmax_linear/weights': [192, 10], 'softmax_linear/biases': [10],
 }
 
+LOCAL_SHAPES = dict(SHAPES, **{
+    'local3/weights': [6, 6, 3 * 3 * 64, 32], 'local3/biases': [6, 6, 32],
+    'local4/weights': [6, 6, 3 * 3 * 32, 32], 'local4/biases': [6, 6, 32],
+    'softmax_linear/weights': [6 * 6 * 32, 10]})
+
 
 @pytest.fixture
 def images():
@@ -81,6 +86,15 @@ def test_network_has_the_variables_and_parameters_of_the_tutorial(session):
   assert {v.device for v in tf.trainable_variables()} == {'/device:CPU:0'}
 
 
+def test_locally_connected_network_has_1116490_parameters(images, labels):
+  FLAGS.top_layers = 'local'
+  _build(images, labels)
+  assert {v.op.name: v.shape.as_list() for v in tf.trainable_variables()} == LOCAL_SHAPES
+  # conv1 4,864; conv2 102,464; local3 663,552 + 1,152; local4 331,776 + 1,152; softmax_linear
+  # 11,520 + 10.
+  assert sum(v.shape.num_elements() for v in tf.trainable_variables()) == 1116490
+
+
 def test_checkpoint_has_the_keys_of_the_tutorial(session, tmp_path):
   path = tf.train.Saver().save(session, str(tmp_path / 'model.ckpt'))
   reader = tf.train.load_checkpoint(path)
@@ -110,17 +124,50 @@ def test_initial_biases(session):
     np.testing.assert_array_equal(values[layer + '/biases'], np.float32(value))
 
 
-def test_logits_are_those_of_a_numpy_network(session, images):
+@pytest.mark.parametrize('top_layers', ['dense', 'local'])
+def test_logits_are_those_of_a_numpy_network(top_layers, images):
+  FLAGS.top_layers = top_layers
+  logits = cifar10.inference(tf.constant(images))
   # Other values than the initial ones, so that each bias and each channel counts.
   random = np.random.RandomState(1)
-  for variable in tf.trainable_variables():
-    shape = variable.shape.as_list()
-    scale = 0.1 if len(shape) == 1 else (2 / np.prod(shape[:-1])) ** 0.5
-    variable.load(random.normal(scale=scale, size=shape), session)
-  actual = session.run('softmax_linear/softmax_linear:0')
-  expected = numpy_network.logits(images, _values(session))
+  with tf.Session() as session:
+    for variable in tf.trainable_variables():
+      shape = variable.shape.as_list()
+      places = 36 if top_layers == 'local' and variable.name.startswith('local') else 1
+      scale = 0.1 if 'biases' in variable.name else (2 * places / np.prod(shape[:-1])) ** 0.5
+      variable.load(random.normal(scale=scale, size=shape), session)
+    actual = session.run(logits)
+    expected = numpy_network.logits(images, _values(session))
   assert expected.std() > 0.3
   np.testing.assert_allclose(actual, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_locally_connected_layer_has_the_gradients_of_numpy():
+  random = np.random.RandomState(0)
+  x = tf.placeholder(tf.float64, [None, 4, 3, 2])
+  with tf.variable_scope('', dtype=tf.float64):
+    y = cifar10._locally_connected(x, 5, 'local')
+  weights, biases = tf.trainable_variables()
+  values = {x: random.normal(size=[3, 4, 3, 2]), weights: random.normal(size=[4, 3, 18, 5]),
+            biases: random.normal(size=[4, 3, 5])}
+  dy = random.normal(size=[3, 4, 3, 5])
+
+  def total(values):
+    return np.sum(dy * np.maximum(
+        numpy_network.local(values[x], values[weights]) + values[biases], 0))
+
+  with tf.Session() as session:
+    weights.load(values[weights], session)
+    biases.load(values[biases], session)
+    gradients = session.run(tf.gradients(y, list(values), dy), {x: values[x]})
+  for key, gradient in zip(values, gradients):
+    expected = np.empty_like(gradient)
+    for i in np.ndindex(*gradient.shape):
+      step = np.zeros_like(gradient)
+      step[i] = 1e-6
+      expected[i] = (total({**values, key: values[key] + step})
+                     - total({**values, key: values[key] - step})) / 2e-6
+    np.testing.assert_allclose(gradient, expected, rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize('shape', [[2, 6, 6, 64], [5, 1, 1, 7]])
@@ -161,7 +208,10 @@ def test_normalisation_can_be_differentiated_twice():
     np.testing.assert_allclose(session.run(second, {x: point}), expected, rtol=1e-4, atol=1e-7)
 
 
-def test_mixed_precision_gives_nearly_the_same_from_the_same_variables(images, labels, monkeypatch):
+@pytest.mark.parametrize('top_layers, shapes', [('dense', SHAPES), ('local', LOCAL_SHAPES)])
+def test_mixed_precision_gives_nearly_the_same_from_the_same_variables(
+    top_layers, shapes, images, labels, monkeypatch):
+  FLAGS.top_layers = top_layers
   monkeypatch.setattr(cifar10_device, 'bfloat16_or_float32', lambda: tf.bfloat16)
   with tf.variable_scope(''):
     exact = cifar10.inference(tf.constant(images))
@@ -169,7 +219,7 @@ def test_mixed_precision_gives_nearly_the_same_from_the_same_variables(images, l
   with tf.variable_scope('', reuse=True):
     mixed = cifar10.inference(tf.constant(images))
   variables = tf.trainable_variables()
-  assert {v.op.name: v.shape.as_list() for v in variables} == SHAPES
+  assert {v.op.name: v.shape.as_list() for v in variables} == shapes
   assert {v.dtype.base_dtype for v in variables} == {tf.float32}
   losses = [tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits=logits))
             for logits in (exact, mixed)]
@@ -515,6 +565,13 @@ def test_classes_are_those_of_the_data_set(small_data_dir):
   assert cifar10.classes()[:2] == ('warm disc', 'warm square')
   FLAGS.data_dir = 'nowhere'
   assert cifar10.classes()[0] == 'airplane'
+
+
+def test_images_are_counted_in_the_files(small_data_dir):
+  FLAGS.data_dir = small_data_dir
+  assert (cifar10.count('train_eval'), cifar10.count('test')) == (500, 100)
+  FLAGS.data_dir = 'nowhere'
+  assert (cifar10.count('train_eval'), cifar10.count('test')) == (50000, 10000)
 
 
 def test_directories_of_the_synthetic_set_are_apart():

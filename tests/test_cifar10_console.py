@@ -1,5 +1,7 @@
 import io
+import re
 import sys
+import time
 
 import pytest
 
@@ -76,13 +78,58 @@ def test_closed_standard_streams_will_do(monkeypatch):
   assert _status(monkeypatch, _raise(cifar10_console.UserError('Nobody reads this.'))) == 1
 
 
-def test_progress_is_shown_on_a_terminal_only(monkeypatch):
-  for terminal, expected in (
-      (True, '\r%-79s\n' % 'Copying: 3 of 3 MB, '), (False, '')):
-    out = io.StringIO()
-    monkeypatch.setattr(sys, 'stdout', out)
-    monkeypatch.setattr(out, 'isatty', lambda: terminal, raising=False)
-    progress = cifar10_console.Progress('Copying', 3000000, 'MB', scale=10**6)
-    progress.update(3000000)
-    assert out.getvalue()[:21] == expected[:21]
-    assert out.getvalue().endswith('\n') == terminal
+ERASE = '\r\x1b[K'
+
+
+def _terminal(monkeypatch, isatty=True):
+  """Returns what stands in for standard error, as if it were a terminal."""
+  err = io.StringIO()
+  monkeypatch.setattr(err, 'isatty', lambda: isatty, raising=False)
+  monkeypatch.setattr(sys, 'stderr', err)
+  monkeypatch.setattr(cifar10_console, '_PATIENCE_SECS', 0)
+  return err
+
+
+def test_progress_is_one_line_that_goes_with_the_work(monkeypatch):
+  terminal = _terminal(monkeypatch)
+  with cifar10_console.Progress('Copying', 3000000, 'MB', scale=10**6) as progress:
+    progress.update(1000000)
+    progress.update(1000001)  # Less than a tenth of a second later.
+    assert re.fullmatch(re.escape(ERASE) + r'Copying: 1 of 3 MB, \d+\.\d MB/s', terminal.getvalue())
+  assert terminal.getvalue().endswith('MB/s' + ERASE)
+
+
+def test_progress_of_an_unknown_total_fits_the_terminal(monkeypatch):
+  terminal = _terminal(monkeypatch)
+  cifar10_console.Progress('Copying ' + 80 * 'x', None, 'MB').update(5)
+  assert terminal.getvalue() == ERASE + 'Copying ' + 71 * 'x'
+
+
+def test_sentence_takes_the_line_of_the_progress(monkeypatch):
+  terminal = _terminal(monkeypatch)
+  monkeypatch.setattr(sys, 'argv', ['script.py'])
+  with cifar10_console.Progress('Copying', 3, 'files') as progress:
+    progress.update(1)
+    cifar10_console.complain('One is broken.')
+  assert 'files/s' + ERASE + 'script.py: One is broken.\n' in terminal.getvalue()
+
+
+def test_progress_waits_a_second(monkeypatch):
+  terminal = _terminal(monkeypatch)
+  monkeypatch.setattr(cifar10_console, '_PATIENCE_SECS', 1)
+  now = time.perf_counter()
+  monkeypatch.setattr(time, 'perf_counter', lambda: now)
+  progress = cifar10_console.Progress('Copying', 3, 'files')
+  now += 0.99
+  progress.update(1)
+  assert terminal.getvalue() == ''
+  now += 0.02
+  progress.update(1)
+  assert 'Copying: 1 of 3 files' in terminal.getvalue()
+
+
+def test_progress_is_not_shown_but_on_a_terminal(monkeypatch):
+  terminal = _terminal(monkeypatch, isatty=False)
+  with cifar10_console.Progress('Copying', 3, 'files') as progress:
+    progress.update(3)
+  assert terminal.getvalue() == ''

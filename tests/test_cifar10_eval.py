@@ -8,6 +8,7 @@ import tensorflow.compat.v1 as tf
 
 import cifar10
 import cifar10_eval
+import numpy_network
 from cifar10_console import UserError
 
 FLAGS = cifar10_eval.FLAGS
@@ -62,6 +63,7 @@ def _wait_for(text, thread, capsys):
     (['--use_moving_averages=false'], 'precision @ 1 without moving averages'),
     (['--eval_data=train_eval', '--use_moving_averages=false'],
      'precision @ 1 of training images without moving averages'),
+    (['--multiview'], 'precision @ 1 over ten views'),
 ])
 def test_each_kind_of_evaluation_has_its_own_curve(home, save, args, curve):
   save(3, max_steps=9)
@@ -70,13 +72,91 @@ def test_each_kind_of_evaluation_has_its_own_curve(home, save, args, curve):
   assert _curves(home) == [(curve, 3)]
 
 
-def test_images_beyond_num_examples_do_not_count():
-  batches = iter([[True] * 128, [True] * 72 + [False] * 56])
-  correct = tf.py_func(lambda: np.array(next(batches)), [], tf.bool)
-  FLAGS.num_examples = 200
+@pytest.mark.parametrize('num_examples, count', [(70, 70), (100, 100), (1000, 100), (None, 100)])
+def test_num_examples_are_evaluated_or_as_many_as_are_for_testing(num_examples, count):
+  batches = iter(np.split(np.arange(160), 4))
+  labels = tf.py_func(lambda: next(batches), [], tf.int64)
+  if num_examples:
+    FLAGS.num_examples = num_examples
   with tf.Session() as session:
-    assert cifar10_eval._evaluate_once(session, correct, tf.constant(b'its summary')) == (
-        1.0, b'its summary')
+    probabilities, truth, summary = cifar10_eval._evaluate_once(
+        session, tf.one_hot(labels, 10), labels, tf.constant(b'its summary'))
+  np.testing.assert_array_equal(truth, np.arange(count))
+  assert probabilities.shape == (count, 10)
+  assert summary == b'its summary'
+
+
+def test_test_set_of_another_size_is_evaluated_whole_without_the_flag(monkeypatch):
+  monkeypatch.setattr(cifar10_eval.cifar10, 'count', {'test': 26032, 'train_eval': 73257}.get)
+  assert cifar10_eval._num_examples() == 26032
+  FLAGS(['cifar10_eval.py', '--num_examples=10000'])
+  assert cifar10_eval._num_examples() == 10000
+
+
+def _summaries(home):
+  return {value.tag: value for path in (home / 'cifar10' / 'eval').iterdir()
+          for event in tf.train.summary_iterator(str(path)) for value in event.summary.value}
+
+
+@pytest.mark.parametrize('batch_size', [1, 30, 100, 1000])
+def test_event_files_tell_what_is_taken_for_what_at_every_batch_size(
+    batch_size, home, save, small_data_dir):
+  save(3, max_steps=9)
+  FLAGS(['cifar10_eval.py', '--run_once', '--batch_size=%d' % batch_size])
+  cifar10_eval.main()
+  summaries = _summaries(home)
+  # Each class has 10 of the 100 images.
+  recalls = [summaries['recall/' + name].simple_value for name in cifar10.classes()]
+  np.testing.assert_allclose(np.mean(recalls), summaries['precision @ 1'].simple_value, rtol=1e-6)
+  assert all(10 * recall == pytest.approx(round(10 * recall), abs=1e-5) for recall in recalls)
+  assert 'confusion matrix/picture' in summaries
+  assert [tag for tag in summaries if tag.startswith('mistakes/taken for ')]
+
+
+def test_mean_over_ten_views_is_that_of_numpy(home, save, small_data_dir):
+  save(3, max_steps=9)
+  FLAGS(['cifar10_eval.py', '--run_once', '--multiview', '--batch_size=7', '--num_examples=9'])
+  evaluate_once, evaluated = cifar10_eval._evaluate_once, []
+  with pytest.MonkeyPatch.context() as monkeypatch:
+    monkeypatch.setattr(cifar10_eval, '_evaluate_once',
+                        lambda *args: evaluated.append(evaluate_once(*args)) or evaluated[-1])
+    cifar10_eval.main()
+  images, labels = numpy_network.read(
+      os.path.join(small_data_dir, 'cifar-10-batches-bin', 'test_batch.bin'))
+  [(probabilities, truth, _)] = evaluated
+  np.testing.assert_array_equal(truth, labels[:9])
+  np.testing.assert_allclose(
+      probabilities, numpy_network.multiview_probabilities(
+          images[:9], numpy_network.averages('cifar10/train')), rtol=1e-3)
+
+
+@pytest.fixture
+def run_with_local_layers(save):
+  """A run whose network is not that of the flags' defaults."""
+  FLAGS.top_layers = 'local'
+  save(9, max_steps=9, flags={'top_layers': 'local'})
+  FLAGS['top_layers'].unparse()
+  assert FLAGS.top_layers == 'dense'
+
+
+def test_network_is_that_of_the_run_unless_the_flag_says_otherwise(home, run_with_local_layers):
+  FLAGS(['cifar10_eval.py', '--run_once'])
+  cifar10_eval.main()
+  assert _curves(home) == [('precision @ 1', 9)]
+  FLAGS(['cifar10_eval.py', '--run_once', '--top_layers=dense'])
+  with pytest.raises(UserError, match='is a checkpoint of another network: local3/biases'):
+    cifar10_eval.main()
+
+
+def test_network_is_that_of_a_run_that_comes_later(home, run_with_local_layers, capsys):
+  os.rename('cifar10/train', 'later')
+  evaluation = threading.Thread(target=cifar10_eval.main, daemon=True)
+  evaluation.start()
+  _wait_for('waiting for one', evaluation, capsys)
+  os.rename('later', 'cifar10/train')
+  evaluation.join(timeout=60)
+  assert not evaluation.is_alive()
+  assert _curves(home) == [('precision @ 1', 9)]
 
 
 def test_checkpoint_that_cannot_be_read_is_passed_over(home, save, capsys):

@@ -129,6 +129,17 @@ def test_images_are_standardised(prepare, folder, run_graph):
   np.testing.assert_allclose(out.std(axis=(1, 2, 3)), 1, atol=1e-4)
 
 
+def test_views_are_the_centre_the_corners_and_their_mirror_images(folder, run_graph):
+  images = numpy_network.read(os.path.join(folder, 'test_batch.bin'))[0][:3]
+  [(views, center)] = run_graph([cifar10_input.views(tf.constant(images)),
+                                 cifar10_input.center(tf.constant(images))])
+  np.testing.assert_array_equal(views[:, 0], center)
+  expected = numpy_network.views(images)
+  for view in views.swapaxes(0, 1):
+    assert sum(np.allclose(view, other, atol=1e-4) for other in expected.swapaxes(0, 1)) == 1
+  assert len({view.tobytes() for view in views.swapaxes(0, 1)}) == 10
+
+
 @pytest.mark.parametrize('prepare', [cifar10_input.distort, cifar10_input.center])
 @pytest.mark.parametrize('value', [0, 255])
 def test_constant_image_becomes_zero(prepare, value, run_graph):
@@ -177,12 +188,20 @@ def test_training_reads_the_five_training_files_in_random_order(folder, run_grap
   assert len({tuple(order) for order in orders}) > 5
 
 
-def test_shuffle_queue_holds_20000_images_and_has_16_threads(folder):
+@pytest.mark.parametrize('arguments, images', [([], 20000), ([300], 300)])
+def test_shuffle_queue_holds_20000_images_or_as_many_as_asked(arguments, images, folder, capsys):
+  cifar10_input.distorted_inputs(folder, 128, *arguments)
+  assert 'Filling queue with %d CIFAR images before' % images in capsys.readouterr().out
+  graph = tf.get_default_graph()
+  [queue] = [op for op in graph.get_operations() if op.type == 'RandomShuffleQueueV2']
+  assert queue.get_attr('min_after_dequeue') == images
+  assert queue.get_attr('capacity') >= images + 128
+
+
+def test_shuffle_queue_is_filled_by_16_threads(folder):
   cifar10_input.distorted_inputs(folder, 128)
   graph = tf.get_default_graph()
   [queue] = [op for op in graph.get_operations() if op.type == 'RandomShuffleQueueV2']
-  assert queue.get_attr('min_after_dequeue') == 20000
-  assert queue.get_attr('capacity') >= 20000 + 128
   [runner] = [runner for runner in tf.get_collection(tf.GraphKeys.QUEUE_RUNNERS)
               if runner.queue.queue_ref.op is queue]
   assert len(runner.enqueue_ops) == 16

@@ -32,13 +32,10 @@ def home(tmp_path, monkeypatch, small_data_dir, save):
 @pytest.fixture
 def expected(small_data_dir):
   """For each of the pictures the probabilities of the classes, from numpy's network."""
-  reader = tf.train.load_checkpoint('cifar10/train')
-  variables = {key: reader.get_tensor(key + '/ExponentialMovingAverage')
-               for key in reader.get_variable_to_shape_map() if key.endswith(('weights', 'biases'))}
   images, _ = numpy_network.read(
       os.path.join(small_data_dir, 'cifar-10-batches-bin', 'test_batch.bin'))
-  exponentials = np.exp(numpy_network.logits(numpy_network.center(images[:3]), variables))
-  return exponentials / exponentials.sum(axis=1, keepdims=True)
+  return numpy_network.probabilities(numpy_network.center(images[:3]),
+                                     numpy_network.averages('cifar10/train'))
 
 
 def test_json_has_all_classes_the_most_probable_first(capsys, expected):

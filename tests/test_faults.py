@@ -31,6 +31,9 @@ WRONG_FLAGS = [
     (TRAIN, ['--profile_steps=-1'], 'flag --profile_steps=-1: '),
     (TRAIN, ['--restart=perhaps'], 'flag --restart=perhaps: '),
     (TRAIN, ['--synthetic=2'], 'flag --synthetic=2: '),
+    (TRAIN, ['--top_layers=convolutional'], 'flag --top_layers=convolutional: '),
+    (TRAIN, ['--min_queue_examples=0'], 'flag --min_queue_examples=0: '),
+    (TRAIN, ['--min_queue_examples=50001'], 'flag --min_queue_examples=50001: '),
     (TRAIN, ['--mixed_precision=half'], 'flag --mixed_precision=half: '),
     (TRAIN, ['--initial_learning_rate=-0.1'], 'flag --initial_learning_rate=-0.1: '),
     (TRAIN, ['--learning_rate_schedule=up'], 'flag --learning_rate_schedule=up: '),
@@ -151,6 +154,9 @@ BAD_RUNS = [
     (TRAIN, [], _write('run.json', '[1, 2]'), 'run.json is damaged: '),
     (TRAIN, [], _other_data_set, 'is on another data set (airplane, '),
     (TRAIN, [], _other_network, 'model.ckpt-7 is a checkpoint of another network: conv1/'),
+    (TRAIN, ['--top_layers=local'], _nothing, 'model.ckpt-2 is a checkpoint of another network: '
+     'local3/biases has shape [384] there and has shape [6, 6, 32] here; name another directory, '
+     'or give the flags of that run (see its run.json).'),
     (TRAIN, ['--restart'], _delete('run.json'), 'it is not from here, and --restart does not'),
     (TRAIN, ['--synthetic', '--data_dir=x'], _nothing, '--synthetic and --data_dir=x name two'),
     (TOWERS, ['--train_dir=/dev/null'], _nothing, '/dev/null is not a directory: '),
@@ -175,6 +181,7 @@ BAD_RUNS = [
     (EVAL, [], _delete(DATA), 'model.ckpt-2 is damaged ('),
     (EVAL, [], _delete('model.ckpt-2.index'), 'model.ckpt-2 is missing: '),
     (EVAL, [], _other_data_set, 'is on another data set (airplane, '),
+    (EVAL, ['--top_layers=local'], _nothing, 'is a checkpoint of another network: local3/biases'),
     (EVAL, [], _other_network, 'model.ckpt-7 is a checkpoint of another network: conv1/'),
 ]
 
