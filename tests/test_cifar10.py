@@ -344,6 +344,13 @@ def test_moving_average_decay_ends_at_its_limit(session):
   np.testing.assert_allclose(difference, 1000.0 * 1e-4, rtol=0.01)
 
 
+def _learning_rate_at(step):
+  with tf.Session() as session:
+    tf.train.get_global_step().load(step, session)
+    summary = tf.Summary.FromString(session.run('learning_rate:0'))
+  return summary.value[0].simple_value
+
+
 @pytest.mark.parametrize('batch_size, step, rate', [
     (128, 0, 0.1),
     # 350 epochs of 50,000 images in batches of 128 are 136,718.75 steps.
@@ -357,10 +364,7 @@ def test_moving_average_decay_ends_at_its_limit(session):
 def test_learning_rate_falls_tenfold_every_350_epochs(images, labels, batch_size, step, rate):
   FLAGS.batch_size = batch_size
   _build(images, labels)
-  with tf.Session() as session:
-    tf.train.get_global_step().load(step, session)
-    summary = tf.Summary.FromString(session.run('learning_rate:0'))
-  np.testing.assert_allclose(summary.value[0].simple_value, rate, rtol=1e-6)
+  np.testing.assert_allclose(_learning_rate_at(step), rate, rtol=1e-6)
 
 
 @pytest.mark.parametrize('flags, step, rate', [
@@ -376,10 +380,15 @@ def test_learning_rate_falls_tenfold_every_350_epochs(images, labels, batch_size
 def test_learning_rate_falls_as_the_flags_say(flags, step, rate):
   FLAGS(['pytest', '--initial_learning_rate=0.05', '--num_epochs_per_decay=10'] + flags)
   cifar10.gradient_descent(tf.train.get_or_create_global_step(), 128)
-  with tf.Session() as session:
-    tf.train.get_global_step().load(step, session)
-    summary = tf.Summary.FromString(session.run('learning_rate:0'))
-  np.testing.assert_allclose(summary.value[0].simple_value, rate, rtol=1e-6)
+  np.testing.assert_allclose(_learning_rate_at(step), rate, rtol=1e-6)
+
+
+@pytest.mark.parametrize('step, rate', [(1249, 0.1), (1250, 0.01)])
+def test_epochs_are_of_the_images_in_the_files(step, rate, small_data_dir):
+  # 10 epochs of 500 images in batches of 4.
+  FLAGS(['pytest', '--data_dir=' + small_data_dir, '--num_epochs_per_decay=10'])
+  cifar10.gradient_descent(tf.train.get_or_create_global_step(), 4)
+  np.testing.assert_allclose(_learning_rate_at(step), rate, rtol=1e-6)
 
 
 def test_momentum_is_nesterovs(images, labels):
