@@ -150,7 +150,7 @@ def test_exported_network_works_in_tensorflows_own_command(home, expected):
       capture_output=True, text=True)
   assert process.returncode == 0, process.stderr
   np.testing.assert_allclose(np.load('probabilities.npy'), expected[:1], rtol=1e-3)
-  assert np.load('classes.npy').astype(str).tolist() == [list(cifar10.classes())]
+  assert np.load('classes.npy', allow_pickle=True).astype(str).tolist() == [list(cifar10.classes())]
 
 
 def test_exported_network_works_in_tensorflow_2(home, expected):
