@@ -181,19 +181,23 @@ def decode_pictures(contents):
   size = cifar10_dataset.IMAGE_SIZE
 
   def decode(content):
-    # Grey, grey with opacity, colours, or colours with opacity.
-    picture = tf.cast(tf.io.decode_image(content, expand_animations=False), tf.float32)
+    picture = tf.io.decode_image(content, expand_animations=False)
     picture.set_shape([None, None, None])
-    channels = tf.shape(picture)[2]
-    colours = tf.cond(channels < 3, lambda: tf.tile(picture[:, :, :1], [1, 1, 3]),
-                      lambda: picture[:, :, :3])
-    opacity = tf.cond(tf.equal(channels % 2, 0), lambda: picture[:, :, -1:] / 255,
-                      lambda: tf.ones_like(picture[:, :, :1]))
-    colours = colours * opacity + 255 * (1 - opacity)
-    side = tf.minimum(tf.shape(colours)[0], tf.shape(colours)[1])
-    square = tf.image.resize_with_crop_or_pad(colours, side, side)
-    small = tf.image.resize_area(square[tf.newaxis], [size, size])[0]
-    return tf.ensure_shape(tf.cast(tf.round(small), tf.uint8), [size, size, 3])
+    side = tf.minimum(tf.shape(picture)[0], tf.shape(picture)[1])
+    square = tf.image.resize_with_crop_or_pad(picture, side, side)
+
+    # Scaled without a copy in floats, which of a large photograph would fill the memory.
+    def scaled(pixels):
+      return tf.image.resize_area(pixels[tf.newaxis], [size, size])[0]
+
+    def scaled_on_white():
+      opacity = tf.cast(square[:, :, -1:], tf.float32) / 255
+      return scaled(tf.cast(square[:, :, :-1], tf.float32) * opacity + 255 * (1 - opacity))
+
+    # Grey and three colours come with opacity or without.
+    has_opacity = tf.equal(tf.shape(picture)[2] % 2, 0)
+    small = tf.cond(has_opacity, scaled_on_white, lambda: scaled(square))
+    return tf.broadcast_to(tf.cast(tf.round(small), tf.uint8), [size, size, 3])
 
   with tf.name_scope('decode'):
     return tf.map_fn(decode, contents, dtype=tf.uint8)

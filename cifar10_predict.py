@@ -10,6 +10,7 @@ import cifar10_quiet  # noqa: F401, before TensorFlow
 
 import json
 import os
+import struct
 
 import tensorflow.compat.v1 as tf
 
@@ -62,8 +63,13 @@ def predict(paths):
         for i, path in enumerate(paths):
           progress.update(i)
           try:
-            with open(path, 'rb') as picture:
-              [values] = session.run(probabilities, {contents: [picture.read()]})
+            with open(path, 'rb') as file:
+              picture = file.read()
+            if _has_palette(picture):
+              cifar10_console.complain('%s is a BMP picture with a palette, which TensorFlow does '
+                                       'not decode: save it as PNG.' % path)
+              continue
+            [values] = session.run(probabilities, {contents: [picture]})
           except OSError as error:
             cifar10_console.complain('%s cannot be read: %s.' % (path, error.strerror))
           except tf.errors.InvalidArgumentError:
@@ -76,6 +82,18 @@ def predict(paths):
   else:
     _print_table(predictions, in_full=len(paths) == 1)
   return 1 if len(predictions) < len(set(paths)) else 0
+
+
+def _has_palette(picture):
+  """Returns whether a picture is a BMP whose values are places in a palette.
+
+  TensorFlow would take them for greys, as which only one palette has them.
+  """
+  if picture[:2] != b'BM' or len(picture) < 54:
+    return False
+  pixels, header, bits = struct.unpack_from('<10xII10xH', picture)
+  greys = b''.join(bytes([value, value, value, 0]) for value in range(256))
+  return bits < 8 or bits == 8 and picture[14 + header:pixels] != greys
 
 
 def _export(session, contents, probabilities, classes):
@@ -100,6 +118,7 @@ def _print_json(predictions):
 
 def _print_table(predictions, in_full):
   """Prints all classes, or a line for each picture with the three most probable."""
+  width = max(map(len, predictions), default=0)
   for path, of_path in predictions.items():
     if in_full:
       for probability, name in of_path:
@@ -107,7 +126,7 @@ def _print_table(predictions, in_full):
     else:
       best = ', '.join('%s %.0f %%' % (name, 100 * probability)
                        for probability, name in of_path[:3])
-      print('%-30s  %s' % (path, best))
+      print('%-*s  %s' % (width, path, best))
 
 
 def main(paths):

@@ -1,3 +1,4 @@
+import base64
 import os
 import shutil
 import struct
@@ -328,3 +329,32 @@ def test_square_in_the_middle_is_scaled(pixels, run_graph):
   for image in images[:3]:
     np.testing.assert_array_equal(image, pixels)
   np.testing.assert_array_equal(images[3], np.repeat(np.repeat(small, 4, axis=0), 4, axis=1))
+
+
+# 8x8 pixels of blue, in cyan, magenta, yellow and black.
+_CMYK_JPEG = base64.b64decode(
+    '/9j/7gAOQWRvYmUAZAAAAAAA/9sAQwAQCwwODAoQDg0OEhEQExgoGhgWFhgxIyUdKDozPTw5Mzg3QEhcTkBEV0U3OFBt'
+    'UVdfYmdoZz5NcXlwZHhcZWdj/8AAFAgACAAIBEMRAE0RAFkRAEsRAP/EABQAAQAAAAAAAAAAAAAAAAAAAAf/xAAUEAEA'
+    'AAAAAAAAAAAAAAAAAAAA/9oADgRDAE0AWQBLAAA/AD8fkAgP/9k=')
+
+# Of the red pixel a second frame follows, of the other colour: black.
+_ANIMATED_GIF = _GIF[:-1] + b',\0\0\0\0\1\0\1\0\0\2\2L\1\0;'
+
+
+@pytest.mark.parametrize('contents, colour', [
+    (_CMYK_JPEG, [0, 0, 255]), (_ANIMATED_GIF, [255, 0, 0])])
+def test_unusual_picture_has_its_colour(contents, colour, run_graph):
+  [image] = _decoded(run_graph, tf.constant(contents))
+  np.testing.assert_allclose(image, np.broadcast_to(colour, [32, 32, 3]), atol=4)
+
+
+def test_sixteen_bits_become_eight(pixels, run_graph):
+  fine = pixels.astype(np.uint16) * 256 + 77
+  [image] = _decoded(run_graph, tf.image.encode_png(fine))
+  np.testing.assert_array_equal(image, pixels)
+
+
+@pytest.mark.parametrize('height, width', [(1, 1), (1, 500), (500, 1), (31, 33), (1000, 700)])
+def test_picture_of_one_colour_stays_so_at_any_size(height, width, run_graph):
+  [image] = _decoded(run_graph, tf.image.encode_png(np.full([height, width, 3], 99, np.uint8)))
+  np.testing.assert_array_equal(image, 99)

@@ -1,5 +1,7 @@
 import json
 import os
+import re
+import struct
 import subprocess
 import sys
 
@@ -95,6 +97,60 @@ def test_without_a_checkpoint_or_a_picture_it_is_one_sentence():
   FLAGS.checkpoint_dir = 'nowhere'
   with pytest.raises(UserError, match='There is no checkpoint in nowhere: train first'):
     cifar10_predict.main(['0.png'])
+
+
+def test_bmp_with_a_palette_is_refused_but_for_one_of_greys(home, capsys):
+  header = struct.pack('<2sIHHI', b'BM', 1078 + 64, 0, 0, 1078)
+  header += struct.pack('<IiiHHIIiiII', 40, 8, 8, 1, 8, 0, 64, 0, 0, 0, 0)
+  greys = np.arange(256, dtype=np.uint8)[:, np.newaxis] * np.uint8([1, 1, 1, 0])
+  (home / 'grey.bmp').write_bytes(header + greys.tobytes() + bytes(range(64)))
+  (home / 'colours.bmp').write_bytes(header + greys[::-1].tobytes() + bytes(range(64)))
+  assert cifar10_predict.main(['grey.bmp', 'colours.bmp']) == 1
+  out, err = capsys.readouterr()
+  assert out.startswith('grey.bmp')
+  assert out.count('\n') == 1
+  assert ('colours.bmp is a BMP picture with a palette, which TensorFlow does not decode: save it '
+          'as PNG.') in err
+
+
+def test_several_views_are_averaged(home, small_data_dir, capsys):
+  FLAGS(['cifar10_predict.py', '--multiview', '--json'])
+  assert cifar10_predict.main(['1.png']) == 0
+  [picture] = json.loads(capsys.readouterr().out)
+  by_class = {prediction['class']: prediction['probability']
+              for prediction in picture['predictions']}
+  images, _ = numpy_network.read(
+      os.path.join(small_data_dir, 'cifar-10-batches-bin', 'test_batch.bin'))
+  [expected] = numpy_network.multiview_probabilities(
+      images[1:2], numpy_network.averages('cifar10/train'))
+  np.testing.assert_allclose([by_class[name] for name in cifar10.classes()], expected, rtol=1e-3)
+
+
+def test_network_is_that_of_the_run(home, save, capsys):
+  FLAGS.top_layers = 'local'
+  save(3, max_steps=9, flags={'top_layers': 'local'})
+  FLAGS['top_layers'].unparse()
+  assert cifar10_predict.main(['0.png']) == 0
+  assert capsys.readouterr().out.count('%') == 10
+
+
+def test_exported_network_works_in_tensorflows_own_command(home, expected):
+  FLAGS.export_dir = 'exported'
+  assert cifar10_predict.main([]) == 0
+  command = [sys.executable, '-m', 'tensorflow.python.tools.saved_model_cli']
+  signature = ['--dir=exported', '--tag_set=serve', '--signature_def=serving_default']
+  process = subprocess.run(command + ['show'] + signature, capture_output=True, text=True)
+  tensors = re.findall(r"(in|out)puts\['(\w+)'\].*\n.*dtype: (\w+)\n *shape: (.*)", process.stdout)
+  assert tensors == [('in', 'pictures', 'DT_STRING', '(-1)'),
+                     ('out', 'classes', 'DT_STRING', '(-1, 10)'),
+                     ('out', 'probabilities', 'DT_FLOAT', '(-1, 10)')]
+  np.save('pictures.npy', [(home / '0.png').read_bytes()])
+  process = subprocess.run(
+      command + ['run'] + signature + ['--inputs=pictures=pictures.npy', '--outdir=.'],
+      capture_output=True, text=True)
+  assert process.returncode == 0, process.stderr
+  np.testing.assert_allclose(np.load('probabilities.npy'), expected[:1], rtol=1e-3)
+  assert np.load('classes.npy', allow_pickle=True).astype(str).tolist() == [list(cifar10.classes())]
 
 
 def test_exported_network_works_in_tensorflow_2(home, expected):
