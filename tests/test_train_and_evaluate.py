@@ -13,7 +13,8 @@ SCRIPT = os.path.join(ROOT, 'benchmarks', 'train_and_evaluate.py')
 
 def _command(small_data_dir, max_steps):
   return [sys.executable, SCRIPT, '--run_dir=run', '--evaluate_every=3',
-          '--max_steps=%d' % max_steps, '--data_dir=' + small_data_dir, '--batch_size=8', '--log_frequency=1']
+          '--max_steps=%d' % max_steps, '--data_dir=' + small_data_dir, '--batch_size=8',
+          '--log_frequency=1']
 
 
 def _steps(out):
