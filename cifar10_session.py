@@ -74,7 +74,8 @@ def training_session(loss, examples_per_step, towers=1):
     if FLAGS.profile_steps:
       hooks.append(tf.train.ProfilerHook(save_steps=FLAGS.profile_steps, output_dir=train_dir))
     try:
-      with tf.train.MonitoredTrainingSession(
+      # One box in TensorBoard's picture of the graph for all that is not training itself.
+      with tf.name_scope('session'), tf.train.MonitoredTrainingSession(
           checkpoint_dir=train_dir,
           # Before the hook that saves: a loss that is not finite leaves the last checkpoint alone.
           chief_only_hooks=[log],
@@ -83,7 +84,7 @@ def training_session(loss, examples_per_step, towers=1):
           config=cifar10_device.session_config(FLAGS.log_device_placement, towers),
           save_checkpoint_secs=FLAGS.save_checkpoint_secs,
           save_summaries_steps=FLAGS.save_summaries_steps,
-          log_step_count_steps=FLAGS.save_summaries_steps) as session:
+          log_step_count_steps=None) as session:  # The log hook does it.
         yield session
     except tf.errors.OpError as error:
       file_error = _FILE_ERROR.search(error.message)
@@ -181,6 +182,7 @@ class _LogHook(tf.train.SessionRunHook):
     else:
       print('Training in %s.' % self._train_dir)
     self._logged_step, self._logged_time = self._step, time.perf_counter()
+    self._writer = tf.summary.FileWriterCache.get(self._train_dir)
 
   def before_run(self, run_context):
     return tf.train.SessionRunArgs(self._loss)
@@ -208,9 +210,12 @@ class _LogHook(tf.train.SessionRunHook):
     # This step is done, whatever its number says: the first has number 0.
     steps = self._step + 1 - self._logged_step
     secs_per_step = (now - self._logged_time) / steps
+    examples_per_sec = self._examples_per_step / secs_per_step
     cifar10_console.log('step %d, loss = %.2f (%.1f examples/sec; %.3f sec/batch)'
-                        % (self._step, loss, self._examples_per_step / secs_per_step,
-                           secs_per_step))
+                        % (self._step, loss, examples_per_sec, secs_per_step))
+    if FLAGS.save_summaries_steps:
+      value = tf.Summary.Value(tag='examples/sec', simple_value=examples_per_sec)
+      self._writer.add_summary(tf.Summary(value=[value]), self._step)
     self._logged_step, self._logged_time = self._step + 1, now
 
 

@@ -8,9 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
-import time
-import urllib.request
 
 import numpy as np
 import pytest
@@ -273,54 +270,6 @@ def test_bad_input_is_one_sentence_and_changes_nothing(
   assert sentence in process.stderr
   after = sorted(str(path) for path in tmp_path.rglob('*'))
   assert after == before
-
-
-def test_tensorboard_lists_what_training_and_evaluation_wrote(trained, home):
-  _precision(_run(home, 'cifar10_eval.py', '--synthetic', '--run_once', '--num_examples=100'))
-  server = subprocess.Popen(
-      [sys.executable, '-m', 'tensorboard.main', '--logdir', 'cifar10', '--host', '127.0.0.1',
-       '--port', '0', '--load_fast', 'false'],
-      cwd=home, env=_environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-  try:
-    # If it never tells its address, its end does end the loop.
-    watchdog = threading.Timer(120, server.kill)
-    watchdog.start()
-    address = next(filter(None, (re.search(r'http://127\.0\.0\.1:\d+', line)
-                                 for line in server.stdout)), None)
-    watchdog.cancel()
-    assert address
-
-    def get(path):
-      with urllib.request.urlopen(address.group() + '/data/' + path, timeout=30) as response:
-        return response.read()
-
-    deadline = time.time() + 60
-    tags = {}
-    # It reads the runs while it serves them.
-    while time.time() < deadline and not (
-        {'synthetic/train', 'synthetic/eval'} <= tags.get('scalars', {}).keys()
-        and 'precision @ 1' in tags['scalars']['synthetic/eval']
-        and 'learning_rate' in tags['scalars']['synthetic/train']
-        and tags['images'] and tags['histograms']):
-      time.sleep(0.5)
-      tags = {plugin: json.loads(get('plugin/%s/tags' % plugin))
-              for plugin in ('scalars', 'images', 'histograms')}
-    train, evaluation = 'synthetic/train', 'synthetic/eval'
-    assert {'learning_rate', 'losses/total_loss/raw', 'losses/total_loss/average',
-            'conv1/sparsity'} <= tags['scalars'][train].keys()
-    assert 'precision @ 1' in tags['scalars'][evaluation]
-    assert {'conv1/filters/image', 'input/images/image/0'} <= tags['images'][train].keys()
-    assert {'conv1/activations', 'conv1/weights/values', 'conv1/weights/gradients'} <= (
-        tags['histograms'][train].keys())
-    points = json.loads(get('plugin/scalars/scalars?tag=losses%2Ftotal_loss%2Fraw&run='
-                            'synthetic%2Ftrain'))
-    assert len(points) >= 10
-    for run in (train, evaluation):
-      graph = get('plugin/graphs/graph?run=' + run.replace('/', '%2F')).decode()
-      assert 'name: "softmax_linear/softmax_linear"' in graph
-  finally:
-    server.terminate()
-    server.wait(timeout=30)
 
 
 @pytest.mark.parametrize('script, flags', [

@@ -1,0 +1,98 @@
+"""Trains in stages and evaluates after each, with and without the moving averages.
+
+  python benchmarks/train_and_evaluate.py --run_dir=runs/1 --evaluate_every=5000 --synthetic
+
+Every other flag, as --flag=value, goes to cifar10_train.py, and to cifar10_eval.py what that knows.
+In the run's directory, beside `train` and `eval`, there will be
+
+  evaluations.csv: a line for each stage: the step, both precisions, the seconds of training so far
+  seconds.txt: a line for each training process: the seconds that it took
+
+Started again it goes on where it was, and evaluates nothing twice.
+"""
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+import time
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+
+def run(script, arguments, **popen_arguments):
+  """Runs a script to its end; returns what it printed, if that goes into a pipe."""
+  process = subprocess.Popen([sys.executable, os.path.join(ROOT, script), *arguments],
+                             **popen_arguments)
+  try:
+    out, _ = process.communicate()
+  except KeyboardInterrupt:  # The script got it too, and saves before it ends.
+    out, _ = process.communicate()
+  if process.returncode:
+    sys.exit(process.returncode)
+  return out
+
+
+def train(run_dir, flags, step):
+  """Trains up to a step, and notes how long that took, however it ended."""
+  start = time.monotonic()
+  try:
+    run('cifar10_train.py', flags + ['--train_dir=%s/train' % run_dir, '--max_steps=%d' % step])
+  finally:
+    with open(os.path.join(run_dir, 'seconds.txt'), 'a') as seconds:
+      seconds.write('%.1f\n' % (time.monotonic() - start))
+
+
+def evaluate(run_dir, flags, use_moving_averages):
+  """Evaluates the latest checkpoint; returns the precision as it was printed."""
+  # The flags that only training has are not to be minded.
+  names = [re.match('--?([^=]+)', flag).group(1) for flag in flags]
+  out = run('cifar10_eval.py', flags + [
+      '--undefok=' + ','.join(names), '--run_once', '--checkpoint_dir=%s/train' % run_dir,
+      '--eval_dir=%s/eval' % run_dir, '--use_moving_averages=%s' % use_moving_averages],
+      stdout=subprocess.PIPE, text=True)
+  print(out, end='', flush=True)
+  return re.search(r'precision @ 1 = ([\d.]+)', out).group(1)
+
+
+def lines(path):
+  """Returns the lines of a file; none if there is no such file."""
+  if not os.path.exists(path):
+    return []
+  with open(path) as file:
+    return file.read().splitlines()
+
+
+def main():
+  parser = argparse.ArgumentParser(description=__doc__.split('\n')[0], allow_abbrev=False)
+  parser.add_argument('--run_dir', default='cifar10', help='directory of the run (cifar10)')
+  parser.add_argument('--max_steps', type=int, default=100000, help='batches to train on (100000)')
+  parser.add_argument('--evaluate_every', type=int, default=5000, help='steps of a stage (5000)')
+  arguments, flags = parser.parse_known_args()
+  for flag in flags:
+    if not re.match('--?[a-z]', flag):
+      parser.error('%r is no flag: write --flag=value.' % flag)
+    if re.match('--?(no)?(restart|train_dir|eval_dir|checkpoint_dir)', flag):
+      parser.error('%s does not go with stages: name a new directory with --run_dir.' % flag)
+
+  os.makedirs(arguments.run_dir, exist_ok=True)
+  table = os.path.join(arguments.run_dir, 'evaluations.csv')
+  stages = [*range(arguments.evaluate_every, arguments.max_steps, arguments.evaluate_every),
+            arguments.max_steps]
+  done = {line.split(',')[0] for line in lines(table)}
+  for step in stages:
+    if str(step) in done:
+      continue
+    train(arguments.run_dir, flags, step)
+    precisions = [evaluate(arguments.run_dir, flags, averages) for averages in ('true', 'false')]
+    seconds = sum(map(float, lines(os.path.join(arguments.run_dir, 'seconds.txt'))))
+    with open(table, 'a') as out:
+      if not done:
+        out.write('step,precision,precision without moving averages,seconds of training\n')
+      out.write('%d,%s,%s,%.0f\n' % (step, *precisions, seconds))
+    done.add(str(step))
+
+
+if __name__ == '__main__':
+  main()

@@ -1,0 +1,168 @@
+"""TensorBoard on a run: what it is served, and what a browser draws of it."""
+
+import contextlib
+import json
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import time
+import urllib.parse
+import urllib.request
+
+import pytest
+
+import warm_process
+
+LAYERS = ['conv1', 'pool1', 'norm1', 'conv2', 'norm2', 'pool2', 'local3', 'local4',
+          'softmax_linear']
+
+# Elements that match a selector and are to be seen: TensorBoard nests them in shadow trees.
+VISIBLE = '''
+  function* all(root) {
+    for (const element of root.querySelectorAll('*')) {
+      yield element;
+      if (element.shadowRoot) yield* all(element.shadowRoot);
+    }
+  }
+  return [...all(document)].filter(element => {
+    const box = element.getBoundingClientRect();
+    // A horizontal line has no height.
+    return element.matches(arguments[0]) && (box.width || box.height);
+  })'''
+HAS_TEXT = VISIBLE + '.some(element => element.textContent.trim() == arguments[1])'
+
+
+@pytest.fixture(scope='module')
+def logdir(small_data_dir, tmp_path_factory):
+  """The folder of a short training that was evaluated."""
+  home = tmp_path_factory.mktemp('tensorboard') / 'home'
+  home.mkdir()
+  for script, *args in [
+      ('cifar10_train.py', '--max_steps=41', '--save_summaries_steps=10', '--log_frequency=10'),
+      ('cifar10_eval.py', '--run_once')]:
+    process = warm_process.WarmProcess(
+        home, script, ['--data_dir=' + small_data_dir, '--batch_size=8', *args])
+    assert process.wait() == 0, process.err
+  return home / 'cifar10'
+
+
+@contextlib.contextmanager
+def _served(logdir):
+  """Serves a folder on a port of its own; yields the address."""
+  server = subprocess.Popen(
+      [sys.executable, '-m', 'tensorboard.main', '--logdir', str(logdir), '--host', '127.0.0.1',
+       '--port', '0', '--load_fast', 'false'],
+      stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+  # If it never tells its address, its end does end the loop.
+  watchdog = threading.Timer(120, server.kill)
+  watchdog.start()
+  try:
+    address = next(filter(None, (re.search(r'http://127\.0\.0\.1:\d+', line)
+                                 for line in server.stdout)), None)
+    watchdog.cancel()
+    assert address
+    yield address.group()
+  finally:
+    watchdog.cancel()
+    server.terminate()
+    server.wait(timeout=30)
+
+
+def _get(address, path):
+  with urllib.request.urlopen(address + '/data/plugin/' + path, timeout=60) as response:
+    return response.read()
+
+
+def _tags(address, runs):
+  """Returns {plugin: {run: tags}} once the server, which reads the runs meanwhile, knows `runs`."""
+  deadline = time.time() + 120
+  while True:
+    tags = {plugin: json.loads(_get(address, plugin + '/tags'))
+            for plugin in ('scalars', 'images', 'histograms')}
+    if all(runs <= of_plugin.keys() for of_plugin in tags.values()):
+      return tags
+    assert time.time() < deadline, tags
+    time.sleep(0.5)
+
+
+def test_training_and_evaluation_are_two_runs_with_all_that_they_wrote(logdir):
+  with _served(logdir) as address:
+    tags = _tags(address, {'train', 'eval'})
+    assert {'learning_rate', 'losses/total_loss/raw', 'losses/total_loss/average',
+            'conv1/sparsity', 'examples/sec'} <= tags['scalars']['train'].keys()
+    assert 'precision @ 1' in tags['scalars']['eval']
+    assert {'conv1/filters/image', 'input/images/image/0'} <= tags['images']['train'].keys()
+    assert {'conv1/activations', 'conv1/weights/values', 'conv1/weights/gradients'} <= (
+        tags['histograms']['train'].keys())
+    query = urllib.parse.urlencode({'tag': 'losses/total_loss/raw', 'run': 'train'})
+    points = json.loads(_get(address, 'scalars/scalars?' + query))
+    assert [step for _, step, _ in points] == [1, 11, 21, 31, 41]
+    for run in ('train', 'eval'):
+      assert b'name: "softmax_linear/softmax_linear"' in _get(address, 'graphs/graph?run=' + run)
+
+
+@pytest.fixture(scope='module')
+def tab(logdir, tmp_path_factory):
+  """A function that opens a tab of TensorBoard on the training, and returns the browser."""
+  chromium, driver = shutil.which('chromium'), shutil.which('chromedriver')
+  if not (chromium and driver):
+    pytest.skip('no browser here: apt-get install chromium chromium-driver')
+  webdriver = pytest.importorskip('selenium.webdriver')
+  options = webdriver.ChromeOptions()
+  options.binary_location = chromium
+  for flag in ('headless=new', 'no-sandbox', 'disable-gpu', 'disable-dev-shm-usage', 'no-first-run',
+               'disable-background-networking', 'disable-component-update', 'disable-sync',
+               'disable-quic', 'window-size=1280,1000',
+               'user-data-dir=%s' % tmp_path_factory.mktemp('profile')):
+    options.add_argument('--' + flag)
+  with _served(logdir / 'train') as address:
+    _tags(address, {'.'})
+    service = webdriver.chrome.service.Service(driver)
+    with webdriver.Chrome(options=options, service=service) as browser:
+      def open_tab(name):
+        browser.get('about:blank')  # Another fragment alone would not load the page again.
+        browser.get('%s/#%s' % (address, name))
+        return browser
+
+      yield open_tab
+
+
+def _wait(browser, question, *args):
+  """Returns the answer of the page, a script's, once it is true."""
+  from selenium.webdriver.support.ui import WebDriverWait
+  return WebDriverWait(browser, 120).until(lambda _: browser.execute_script(question, *args))
+
+
+@pytest.mark.parametrize('tag', ['losses/total_loss/raw', 'learning_rate', 'examples/sec'])
+def test_scalars_are_drawn_as_curves(tab, tag):
+  browser = tab('scalars&tagFilter=%s$' % tag)
+  _wait(browser, HAS_TEXT, '*', tag)
+  # The chart that the filter finds comes first. Its curve joins at least three points.
+  _wait(browser, VISIBLE + '.slice(0, 1).some(line => /L.*L/.test(line.getAttribute("d")))',
+        'path.line')
+
+
+def test_images_and_filters_are_shown(tab):
+  browser = tab('images')
+  # In pixels: three distorted images, and the grid of 8 x 8 filters.
+  _wait(browser, VISIBLE + '.map(image => image.naturalWidth).sort() == "24,24,24,48"', 'img')
+
+
+def test_graph_is_the_layers_and_a_few_boxes_for_the_rest(tab):
+  browser = tab('graphs')
+  names = VISIBLE + '.map(node => node.getAttribute("data-name"))'
+  _wait(browser, names + '.includes("train")', 'g.node')
+  nodes = browser.execute_script(names, 'g.node')
+  assert {'input', *LAYERS, 'total_loss', 'gradients', 'moving_averages', 'session'} <= set(nodes)
+  assert len(nodes) < 25
+
+
+@pytest.mark.parametrize('name, path', [('histograms', 'path.outline'),
+                                        ('distributions', 'path.area')])
+def test_activations_weights_and_gradients_are_drawn(tab, name, path):
+  browser = tab(name)
+  for tag in ('conv1/activations', 'conv1/weights/gradients', 'conv1/weights/values'):
+    _wait(browser, HAS_TEXT, '*', tag)
+  _wait(browser, VISIBLE + '.length >= 5', path)

@@ -1,0 +1,64 @@
+import os
+import re
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from conftest import ROOT
+
+SCRIPT = os.path.join(ROOT, 'benchmarks', 'train_and_evaluate.py')
+
+
+def _command(small_data_dir, max_steps):
+  return [sys.executable, SCRIPT, '--run_dir=run', '--evaluate_every=3',
+          '--max_steps=%d' % max_steps, '--data_dir=' + small_data_dir, '--batch_size=8',
+          '--log_frequency=1']
+
+
+def _steps(out):
+  return [int(step) for step in re.findall(': step ([0-9]+),', out)]
+
+
+def test_each_stage_is_trained_and_evaluated_once(small_data_dir, tmp_path):
+  first = subprocess.run(_command(small_data_dir, 3), cwd=tmp_path, stdout=subprocess.PIPE,
+                         text=True, check=True, timeout=300)
+  assert _steps(first.stdout) == [0, 1, 2]
+  second = subprocess.run(_command(small_data_dir, 5), cwd=tmp_path, stdout=subprocess.PIPE,
+                          text=True, check=True, timeout=300)
+  assert _steps(second.stdout) == [3, 4]
+  precisions = re.findall(r'precision @ 1 = ([0-9.]+)', first.stdout + second.stdout)
+  assert len(precisions) == 4  # Two stages, each with the averages and without.
+  heading, *rows = [line.split(',') for line in
+                    (tmp_path / 'run' / 'evaluations.csv').read_text().splitlines()]
+  assert heading == ['step', 'precision', 'precision without moving averages',
+                     'seconds of training']
+  assert [row[:3] for row in rows] == [['3', *precisions[:2]], ['5', *precisions[2:]]]
+  seconds = [float(line) for line in (tmp_path / 'run' / 'seconds.txt').read_text().split()]
+  assert [int(row[3]) for row in rows] == [round(seconds[0]), round(sum(seconds))]
+
+
+def test_control_c_lets_the_training_save(small_data_dir, tmp_path):
+  process = subprocess.Popen(_command(small_data_dir, 10**6), cwd=tmp_path, text=True,
+                             stdout=subprocess.PIPE, start_new_session=True)
+  try:
+    while 'step 1,' not in process.stdout.readline():
+      assert process.poll() is None
+    os.killpg(process.pid, signal.SIGINT)  # As a terminal does.
+    out, _ = process.communicate(timeout=120)
+  finally:
+    process.kill()
+  assert process.returncode == 130
+  assert 'Stopped by SIGINT' in out
+  assert len((tmp_path / 'run' / 'seconds.txt').read_text().splitlines()) == 1
+
+
+@pytest.mark.parametrize('flag, sentence', [
+    ('--restart', '--restart does not go with stages'), ('5', "'5' is no flag")])
+def test_flag_that_does_not_fit_is_one_sentence(flag, sentence, tmp_path):
+  process = subprocess.run([sys.executable, SCRIPT, flag], cwd=tmp_path, capture_output=True,
+                           text=True)
+  assert process.returncode == 2
+  assert sentence in process.stderr
+  assert not os.listdir(tmp_path)
