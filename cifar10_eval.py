@@ -36,8 +36,15 @@ tf.app.flags.adopt_module_key_flags(cifar10_restore)
 tf.app.flags.adopt_module_key_flags(cifar10)
 
 
-def evaluate():
-  """Builds the graph and evaluates checkpoints until the last."""
+def evaluate(patience_secs=None):
+  """Builds the graph and evaluates checkpoints until the last.
+
+  Args:
+    patience_secs: how long to wait for the next, or None for ever.
+
+  Raises:
+    UserError: there has been none in that time, or there is something wrong with it.
+  """
   checkpoint_dir = cifar10_restore.checked_checkpoint_dir()
 
   with tf.Graph().as_default() as graph:
@@ -54,7 +61,7 @@ def evaluate():
     # With the process in the name: two that start in one second would share a file.
     with tf.summary.FileWriter(_eval_dir(), graph,
                                filename_suffix='.%d' % os.getpid()) as writer:
-      for checkpoint in _checkpoints(checkpoint_dir):
+      for checkpoint in _checkpoints(checkpoint_dir, patience_secs):
         cifar10_run.check_data_set(checkpoint_dir, cifar10.classes())
         with tf.Session(config=cifar10_device.session_config()) as session:
           try:
@@ -103,13 +110,19 @@ def _check_directories():
     cifar10_restore.latest_checkpoint(checkpoint_dir)
 
 
-def _checkpoints(checkpoint_dir):
+def _checkpoints(checkpoint_dir, patience_secs):
   """Returns the paths of the latest checkpoint and, but for --run_once, of those to come."""
   if FLAGS.run_once:
     return [cifar10_restore.latest_checkpoint(checkpoint_dir)]
   if not cifar10_checkpoint.latest(checkpoint_dir):
     print('No checkpoint in %s yet: waiting for one.' % checkpoint_dir)
-  return tf.train.checkpoints_iterator(checkpoint_dir, FLAGS.eval_interval_secs)
+
+  def give_up():
+    raise UserError('No new checkpoint in %s for %d seconds: see whether the training is still at '
+                    'work.' % (checkpoint_dir, patience_secs))
+
+  return tf.train.checkpoints_iterator(checkpoint_dir, FLAGS.eval_interval_secs, patience_secs,
+                                       give_up)
 
 
 def _evaluate_once(session, correct, summary_op):
@@ -147,10 +160,10 @@ def _precision_summary(precision):
   return tf.Summary(value=[tf.Summary.Value(tag=name, simple_value=precision)])
 
 
-def main():
+def main(patience_secs=None):
   _check_directories()
   cifar10.maybe_download_and_extract()
-  evaluate()
+  evaluate(patience_secs)
 
 
 if __name__ == '__main__':
