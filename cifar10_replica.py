@@ -29,9 +29,6 @@ from cifar10_console import UserError
 
 FLAGS = tf.app.flags.FLAGS
 
-# Names what a replica's graph keeps in its own server, such as the queues of the input.
-_CONTAINER = 'replica'
-
 
 class Replica:
   """This process as one of the replicas of a cluster."""
@@ -74,14 +71,11 @@ class Replica:
   def _tell(self, notice):
     cifar10_cluster.tell(self.cluster, self.target, self.number, notice)
 
-  @contextlib.contextmanager
   def placement(self):
-    """Places variables on the parameter servers, and all else on this task."""
-    setter = tf.train.replica_device_setter(
+    """Returns the context that places variables on the parameter servers, all else on this task."""
+    return tf.device(tf.train.replica_device_setter(
         cluster=self.cluster.spec, worker_device=self.device, ps_ops=['VarHandleOp'],
-        ps_strategy=_FewestBytes(len(self.cluster.servers)))
-    with tf.device(setter), tf.container(_CONTAINER):
-      yield
+        ps_strategy=_FewestBytes(len(self.cluster.servers))))
 
   def train(self, total_loss, global_step):
     """Adds one step of training, as `cifar10.train` does for one device.
@@ -122,13 +116,8 @@ class Replica:
     config = cifar10_cluster.session_config(config, '/job:ps', self.device)
     # No run of a session takes long. One that does has met a server that is there but dead.
     config.operation_timeout_in_ms = 1000 * FLAGS.peer_timeout_secs
-    if self.is_chief:
-      creator = tf.train.ChiefSessionCreator(scaffold, self.target, config, checkpoint_dir)
-      create = creator.create_session
-    else:
-      def create():
-        return tf.Session(self.target, config=config)
-    return _SessionCreator(self, create, check_stopped)
+    creator = tf.train.ChiefSessionCreator(scaffold, self.target, config, checkpoint_dir)
+    return _SessionCreator(self, config, self.is_chief and creator, check_stopped)
 
 
 class _FewestBytes:
@@ -189,19 +178,26 @@ class _Round:
 class _SessionCreator(tf.train.SessionCreator):
   """Opens the session, also anew when a parameter server was lost."""
 
-  def __init__(self, replica, create, check_stopped):
-    self._replica, self._create, self._check_stopped = replica, create, check_stopped
+  def __init__(self, replica, config, chief_creator, check_stopped):
+    self._replica, self._config = replica, config
+    self._chief_creator, self._check_stopped = chief_creator, check_stopped
+    # The session before closes the queues of the input, and leaves them in the server.
+    self._remove_queues = [
+        tf.raw_ops.DestroyResourceOp(resource=runner.queue.queue_ref)
+        for runner in tf.get_collection(tf.GraphKeys.QUEUE_RUNNERS)]
 
   def create_session(self):
     cluster = self._replica.cluster
     for server in cluster.servers:
       self._wait(lambda server=server: cluster.is_reachable(server), server)
-    # The session before has closed the queues of the input, which outlive it.
-    tf.Session.reset(self._replica.target, [_CONTAINER],
-                     cifar10_cluster.session_config(tf.ConfigProto(), self._replica.device))
-    session = self._create()
+    with self._new_session() as session:
+      session.run(self._remove_queues)
+    session = self._chief_creator.create_session() if self._chief_creator else self._new_session()
     self._wait(lambda: session.run(self._replica.round.is_ready), cluster.chief)
     return session
+
+  def _new_session(self):
+    return tf.Session(self._replica.target, config=self._config)
 
   def _wait(self, is_over, task):
     cifar10_cluster.wait(is_over, lambda: self._replica.cluster.lost([task]), self._check_stopped)
