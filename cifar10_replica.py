@@ -257,8 +257,8 @@ class _ChiefHook(_RoundHook):
 class _WorkerHook(_RoundHook):
 
   def after_create_session(self, session, coord):
+    self._has_told = False
     self._look(session)
-    print('Worker %d joins.' % self._cluster.index)
     # It may have arrived in this round before it was killed.
     if not self._wait_for_round_after(self._arrived[self._replica.number], session):
       coord.request_stop()
@@ -266,6 +266,9 @@ class _WorkerHook(_RoundHook):
   def after_run(self, run_context, run_values):
     if not self._wait_for_round_after(self._number, run_context.session):
       run_context.request_stop()
+    elif not self._has_told:
+      print('Worker %d trains along.' % self._cluster.index)
+      self._has_told = True
 
   def _wait_for_round_after(self, number, session):
     """Returns whether there is one."""
@@ -277,4 +280,7 @@ class _WorkerHook(_RoundHook):
     if not cifar10_cluster.wait(has_news, self._lost, self._is_stopped):
       return False
     cifar10_cluster.check_chief(self._cluster, self._notices)
-    return self._notices[0] != cifar10_cluster.ENDED
+    if self._notices[0] == cifar10_cluster.ENDED:
+      print('The job has ended.')
+      return False
+    return True
