@@ -31,7 +31,7 @@ def free_addresses(count):
 class Job:
   """A job of one parameter server, a chief and a worker, each a process in a directory of its own.
 
-  The processes by their job's name are in `tasks`.
+  `tasks` has the processes by the name of their job, `home` the directory of theirs.
   """
 
   def __init__(self, home, args):
@@ -39,27 +39,27 @@ class Job:
       home: path of the directory to make those directories in.
       args: a list of arguments for all.
     """
-    self._home, self._args = home, args
+    self.home, self._args = home, args
     self.addresses = dict(zip(['ps', 'chief', 'worker'], free_addresses(3)))
     self.tasks = {}
 
   def start(self, task, *args):
     """Starts a task, also anew; further arguments are for it alone."""
-    cwd = self._home / task
+    cwd = self.home / task
     cwd.mkdir(exist_ok=True)
     config = {'cluster': {job: [address] for job, address in self.addresses.items()},
               'task': {'type': task, 'index': 0}}
     self.tasks[task] = warm_process.WarmProcess(
         cwd, 'cifar10_train.py', [*self._args, *args], env={'TF_CONFIG': json.dumps(config)})
 
-  def wait_for(self, task, text):
-    """Waits until a task has printed a text; returns what it has printed."""
+  def wait_until(self, is_so):
+    """Waits until something is so; fails if a task ends meanwhile."""
     deadline = time.monotonic() + _TIMEOUT_SECS
-    while text not in self.tasks[task].out:
-      assert self.tasks[task].alive(), self.tasks[task].err
-      assert time.monotonic() < deadline, self.tasks[task].out
+    while not is_so():
+      for name, task in self.tasks.items():
+        assert task.alive(), (name, task.out, task.err)
+      assert time.monotonic() < deadline, {name: task.out for name, task in self.tasks.items()}
       time.sleep(0.05)
-    return self.tasks[task].out
 
   def kill_all(self):
     for task in self.tasks.values():

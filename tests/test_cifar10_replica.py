@@ -296,7 +296,7 @@ def test_variables_and_updates_are_on_the_servers_and_the_network_on_the_replica
   assert len([op for op in update if op.name.startswith('moving_averages/')]) >= 10
   assert {_task(op) for op in update} == servers
   convolutions = [op for op in operations if op.type.startswith('Conv2D')]
-  assert len(convolutions) == 2 * 3 - 1  # With their gradients, but for that of the images.
+  assert len(convolutions) == 2 * 3  # Each with its two gradients.
   assert {op.device for op in convolutions} == {here}
   assert {op.device for op in operations if op.name.startswith('input/')} == {
       here + '/device:CPU:0'}

@@ -2,6 +2,7 @@
 
 import re
 import signal
+import time
 
 import pytest
 
@@ -11,7 +12,7 @@ import cluster_job
 
 @pytest.fixture(scope='module')
 def lasting_job(small_data_dir, tmp_path_factory):
-  """A job that has no end, for one test after the other."""
+  """A job without an end, that one test after the other does something to."""
   job = cluster_job.Job(tmp_path_factory.mktemp('job'), [
       '--data_dir=' + small_data_dir, '--batch_size=4', '--log_frequency=1',
       '--save_checkpoint_secs=1', '--max_steps=1000000', '--save_summaries_steps=0'])
@@ -25,74 +26,192 @@ def job(lasting_job):
   for task in ('ps', 'chief', 'worker'):
     if task not in lasting_job.tasks or not lasting_job.tasks[task].alive():
       lasting_job.start(task)
-  _progress(lasting_job)
+  _goes_on(lasting_job)
   return lasting_job
 
 
-def _steps(out):
-  return [int(step) for step in re.findall(r': step (\d+), loss', out)]
+def _steps(job):
+  return [int(step) for step in re.findall(r': step (\d+), loss', job.tasks['chief'].out)]
 
 
-def _progress(job):
-  """Waits for three further steps."""
-  before = _steps(job.tasks['chief'].out)
-  job.wait_for('chief', ': step %d,' % ((before[-1] if before else 0) + 3))
+def _goes_on(job):
+  """Waits until the chief tells of three further steps."""
+  before = len(_steps(job))
+  job.wait_until(lambda: len(_steps(job)) >= before + 3)
 
 
-def _saved_step(tmp):
-  return int(cifar10_checkpoint.latest(str(tmp)).split('-')[-1])
+def _saved_step(job):
+  path = cifar10_checkpoint.latest(str(job.home / 'chief' / 'cifar10' / 'train'))
+  return int(path.rsplit('-', 1)[1])
 
 
-def test_killed_worker_rejoins(job):
+def _resumed_steps(job):
+  return [int(step) for step in re.findall(r'Resuming cifar10/train from step (\d+)\.',
+                                           job.tasks['chief'].out)]
+
+
+def _is_quiet(job):
+  return all(task.err == '' for task in job.tasks.values())
+
+
+def test_worker_that_is_killed_and_started_again_rejoins(job):
+  resumed = _resumed_steps(job)
   job.tasks['worker'].kill()
+  steps = _steps(job)
   job.start('worker')
-  job.wait_for('worker', 'Worker 0 joins.')
-  _progress(job)
+  job.wait_until(lambda: 'Worker 0 trains along.' in job.tasks['worker'].out)
+  _goes_on(job)
+  # Nothing is lost, and the others have waited for it.
+  assert _resumed_steps(job) == resumed
+  assert _steps(job)[:len(steps) + 1] == list(range(_steps(job)[0], steps[-1] + 2))
+  assert _is_quiet(job)
 
 
-def test_killed_server(job):
-  n = job.tasks['chief'].out.count('Resuming')
+def test_parameter_server_that_is_killed_and_started_again_gets_the_last_checkpoint(job):
+  resumed = _resumed_steps(job)
   job.tasks['ps'].kill()
+  saved = _saved_step(job)
   job.start('ps')
-  import time
-  t = time.time()
-  while job.tasks['chief'].out.count('Resuming') == n:
-    time.sleep(.1)
-    assert time.time() - t < 60
-  _progress(job)
+  job.wait_until(lambda: len(_resumed_steps(job)) > len(resumed))
+  _goes_on(job)
+  assert _resumed_steps(job)[len(resumed)] == saved
+  assert _is_quiet(job)
 
 
-def test_killed_chief(job):
+def test_chief_that_is_killed_and_started_again_goes_on_from_the_last_checkpoint(job):
   job.tasks['chief'].kill()
+  saved = _saved_step(job)
   job.start('chief')
-  job.wait_for('chief', 'Resuming cifar10/train from step ')
-  _progress(job)
+  _goes_on(job)
+  assert _resumed_steps(job) == [saved]
+  assert _is_quiet(job)
 
 
-def test_term_worker(job):
+def test_all_killed_at_once_and_started_again_go_on_from_the_last_checkpoint(job):
+  job.kill_all()
+  saved = _saved_step(job)
+  for task in ('worker', 'chief', 'ps'):
+    job.start(task)
+  _goes_on(job)
+  assert _resumed_steps(job) == [saved]
+  assert _is_quiet(job)
+
+
+def test_worker_leaves_on_sigterm_and_the_rest_waits_for_it(job):
   job.tasks['worker'].signal(signal.SIGTERM)
   assert job.tasks['worker'].wait() == 143
-  print(job.tasks['worker'].out)
+  assert 'Stopped by SIGTERM after step ' in job.tasks['worker'].out
   job.start('worker')
-  _progress(job)
+  _goes_on(job)
+  assert _is_quiet(job)
 
 
-def test_term_chief(job):
-  job.tasks['chief'].signal(signal.SIGTERM)
-  assert job.tasks['chief'].wait() == 143
-  print(job.tasks['chief'].out[-300:])
+def test_chief_saves_on_sigint_also_while_it_waits_for_a_worker(job):
+  job.tasks['worker'].kill()
+  time.sleep(0.2)  # With or without it the test holds; so the chief is likelier to be waiting.
+  job.tasks['chief'].signal(signal.SIGINT)
+  assert job.tasks['chief'].wait() == 130
+  step = int(re.search(r'Stopped by SIGINT after step (\d+); ',
+                       job.tasks['chief'].out).group(1))
+  assert _saved_step(job) == step
   job.start('chief')
-  job.wait_for('chief', 'Resuming cifar10/train from step ')
-  _progress(job)
+  job.start('worker')
+  _goes_on(job)
+  assert _resumed_steps(job) == [step]
+  assert _is_quiet(job)
 
 
-def test_end(job):
+def test_at_the_last_step_all_tasks_end_with_status_0(job):
   job.tasks['chief'].signal(signal.SIGTERM)
   assert job.tasks['chief'].wait() == 143
-  step = int(re.search(r'after step (\d+);', job.tasks['chief'].out).group(1))
+  step = _saved_step(job)
+  # The evaluation on a machine that shares the chief's directory.
+  job.start('evaluator', '--train_dir=%s/chief/cifar10/train' % job.home,
+            '--eval_interval_secs=0')
   job.start('chief', '--max_steps=%d' % (step + 3))
-  assert job.tasks['chief'].wait() == 0
-  assert job.tasks['worker'].wait() == 0
-  assert job.tasks['ps'].wait() == 0
-  for t in job.tasks:
-    print(t, job.tasks[t].out[-500:], job.tasks[t].err)
+  assert {name: task.wait() for name, task in job.tasks.items()} == {
+      'ps': 0, 'chief': 0, 'worker': 0, 'evaluator': 0}
+  assert _is_quiet(job)
+  assert _saved_step(job) == step + 3
+  assert 'The job has ended.' in job.tasks['ps'].out
+  assert 'The job has ended.' in job.tasks['worker'].out
+  assert 'precision @ 1 = ' in job.tasks['evaluator'].out
+  job.tasks.pop('evaluator')
+
+
+def test_all_stop_when_all_get_sigterm_and_the_chief_has_saved(job):
+  for name in ('ps', 'worker', 'chief'):
+    job.tasks[name].signal(signal.SIGTERM)
+  assert {name: task.wait() for name, task in job.tasks.items()} == {
+      'ps': 143, 'chief': 143, 'worker': 143}
+  assert _is_quiet(job)
+  assert 'after step %d; ' % _saved_step(job) in job.tasks['chief'].out
+
+
+@pytest.fixture
+def impatient_job(small_data_dir, tmp_path):
+  """A job of which nothing is started yet, whose tasks soon lose patience."""
+  job = cluster_job.Job(tmp_path, [
+      '--data_dir=' + small_data_dir, '--batch_size=4', '--log_frequency=1',
+      '--save_summaries_steps=0', '--peer_timeout_secs=6'])
+  yield job
+  job.kill_all()
+
+
+def _gives_up(job, task, sentence):
+  assert job.tasks[task].wait() == 1
+  assert job.tasks[task].err.count('\n') == 1
+  assert sentence in job.tasks[task].err
+
+
+def _names(job, task):
+  return 'No sign of life from %s 0 (%s) for 6 seconds' % (task, job.addresses[task])
+
+
+@pytest.mark.parametrize('task, missing', [('worker', 'ps'), ('chief', 'ps'), ('ps', 'chief')])
+def test_task_that_is_alone_gives_up_and_names_whom_it_misses(task, missing, impatient_job):
+  impatient_job.start(task)
+  _gives_up(impatient_job, task, _names(impatient_job, missing))
+
+
+def test_worker_that_is_not_there_ends_the_job_with_the_steps_saved(impatient_job):
+  job = impatient_job
+  for task in ('ps', 'chief', 'worker'):
+    job.start(task)
+  job.wait_until(lambda: 3 in _steps(job))
+  job.tasks['worker'].kill()
+  _gives_up(job, 'chief', _names(job, 'worker'))
+  _gives_up(job, 'ps', 'The chief, chief 0 (%s), gave up: ' % job.addresses['chief'])
+  assert _saved_step(job) in (_steps(job)[-1], _steps(job)[-1] + 1)
+
+
+def test_chief_that_does_not_come_back_ends_the_job(impatient_job):
+  job = impatient_job
+  for task in ('ps', 'chief', 'worker'):
+    job.start(task)
+  job.wait_until(lambda: 3 in _steps(job))
+  job.tasks['chief'].kill()
+  _gives_up(job, 'worker', _names(job, 'chief'))
+  _gives_up(job, 'ps', _names(job, 'chief'))
+
+
+def test_parameter_server_that_hangs_ends_the_job(impatient_job):
+  job = impatient_job
+  for task in ('ps', 'chief', 'worker'):
+    job.start(task)
+  job.wait_until(lambda: 3 in _steps(job))
+  job.tasks['ps'].signal(signal.SIGSTOP)
+  _gives_up(job, 'chief', _names(job, 'ps'))
+  _gives_up(job, 'worker', _names(job, 'ps'))
+
+
+def test_evaluator_does_not_wait_for_ever_for_a_training_that_is_lost(impatient_job):
+  job = impatient_job
+  job.start('evaluator', '--save_checkpoint_secs=1')
+  _gives_up(job, 'evaluator', 'No new checkpoint in cifar10/train for 7 seconds: ')
+
+
+def test_chief_alone_has_the_directory(job):
+  # Each task was started in a directory of its own.
+  assert (job.home / 'chief' / 'cifar10' / 'train' / 'run.json').exists()
+  assert list((job.home / 'ps').iterdir()) == list((job.home / 'worker').iterdir()) == []
