@@ -36,9 +36,9 @@ _ROLES = ('ps', 'chief', 'worker', 'evaluator')
 # What a replica has told the parameter servers of itself, see `Board`.
 AT_WORK, ENDED, GAVE_UP, STOPPED = range(4)
 
-# So long a parameter server stays when the job has ended for replicas that have not heard of it,
-# or, asked to stop, for a chief that was asked at the same time and is saving.
-_FAREWELL_SECS = 20
+# So long a parameter server stays for those who still need it: replicas that have not heard of the
+# end, or a chief that was asked to stop at the same time and is saving.
+_FAREWELL_SECS = 10
 
 
 class Cluster:
@@ -273,8 +273,7 @@ def tell(cluster, target, replica, notice):
       continue
     with tf.Graph().as_default():
       note = tf.scatter_update(Board(cluster, server[1]).notices, [replica], [notice])
-      config = session_config(tf.ConfigProto(operation_timeout_in_ms=1000 * _FAREWELL_SECS),
-                              '/job:ps/task:%d' % server[1],
+      config = session_config(tf.ConfigProto(), '/job:ps/task:%d' % server[1],
                               '/job:%s/task:%d' % cluster.replicas[replica])
       # One that is gone, or that has just been started, has nothing to be told.
       with contextlib.suppress(tf.errors.OpError), tf.Session(target, config=config) as session:
@@ -323,22 +322,23 @@ def _note_signals():
 
 
 def _serve_until_the_end(cluster, read_notices, asked):
-  heard = time.monotonic()  # When the chief was heard of last, before it ended.
-  stopping_since = None
+  # When the chief was last heard of, as long as it has not ended, and nobody asked us to stop.
+  at_work = asked_at = time.monotonic()
   while True:
     now = time.monotonic()
     notices = list(read_notices())
-    check_chief(cluster, notices)
-    if notices[0] == ENDED:
-      if set(notices) == {ENDED} or now - heard > _FAREWELL_SECS:
+    if notices[0] in (ENDED, GAVE_UP):
+      if AT_WORK not in notices or now - at_work > _FAREWELL_SECS:
+        check_chief(cluster, notices)
         print('The job has ended.')
         return
     elif cluster.is_reachable(cluster.chief):
-      heard = now
-    elif now - heard > FLAGS.peer_timeout_secs:
+      at_work = now
+    # The replicas miss it too. They shall say so, and not that they miss us.
+    elif now - at_work > FLAGS.peer_timeout_secs + _FAREWELL_SECS:
       raise cluster.lost([cluster.chief])
-    if asked:
-      stopping_since = stopping_since or now
-      if notices[0] != AT_WORK or now - stopping_since > _FAREWELL_SECS:
-        sys.exit(128 + asked[0])
+    if not asked:
+      asked_at = now
+    elif notices[0] != AT_WORK or now - asked_at > _FAREWELL_SECS:
+      sys.exit(128 + asked[0])
     time.sleep(0.2)

@@ -111,18 +111,15 @@ def _check_directories():
 
 
 def _checkpoints(checkpoint_dir, patience_secs):
-  """Returns the paths of the latest checkpoint and, but for --run_once, of those to come."""
+  """Yields the paths of the latest checkpoint and, but for --run_once, of those to come."""
   if FLAGS.run_once:
-    return [cifar10_restore.latest_checkpoint(checkpoint_dir)]
+    yield cifar10_restore.latest_checkpoint(checkpoint_dir)
+    return
   if not cifar10_checkpoint.latest(checkpoint_dir):
     print('No checkpoint in %s yet: waiting for one.' % checkpoint_dir)
-
-  def give_up():
-    raise UserError('No new checkpoint in %s for %d seconds: see whether the training is still at '
-                    'work.' % (checkpoint_dir, patience_secs))
-
-  return tf.train.checkpoints_iterator(checkpoint_dir, FLAGS.eval_interval_secs, patience_secs,
-                                       give_up)
+  yield from tf.train.checkpoints_iterator(checkpoint_dir, FLAGS.eval_interval_secs, patience_secs)
+  raise UserError('No new checkpoint in %s for %d seconds: see whether the training is still at '
+                  'work.' % (checkpoint_dir, patience_secs))
 
 
 def _evaluate_once(session, correct, summary_op):

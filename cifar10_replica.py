@@ -18,12 +18,15 @@ is killed leaves tokens behind, or takes some along: then replicas wait for ever
 """
 
 import contextlib
+import os
+import threading
 
 import numpy as np
 import tensorflow.compat.v1 as tf
 
 import cifar10
 import cifar10_cluster
+import cifar10_console
 import cifar10_device
 from cifar10_console import UserError
 
@@ -41,6 +44,7 @@ class Replica:
     self.is_chief = self.number == 0
     self.device = '/job:%s/task:%d' % (cluster.job, cluster.index)
     self.target = cluster.start_server(cifar10_device.session_config()).target
+    self.watchdog = _Watchdog(cluster)
     self.round = None
     # The error of a chief that stopped because others are lost, when all is saved.
     self.lost = None
@@ -48,9 +52,10 @@ class Replica:
   @contextlib.contextmanager
   def at_work(self):
     """Tells the parameter servers that this replica trains, and how the training ends."""
-    self._tell(cifar10_cluster.AT_WORK)
     notice = cifar10_cluster.GAVE_UP
+    self.watchdog.start()
     try:
+      self._tell(cifar10_cluster.AT_WORK)
       yield
       if self.lost:
         raise self.lost
@@ -58,8 +63,6 @@ class Replica:
     except (SystemExit, KeyboardInterrupt):
       notice = cifar10_cluster.STOPPED
       raise
-    except tf.errors.DeadlineExceededError as error:
-      raise self.cluster.lost(self.cluster.servers) from error
     except (tf.errors.UnavailableError, tf.errors.AbortedError) as error:
       # While training goes on these open the session anew; here it was about to end.
       notice = cifar10_cluster.STOPPED
@@ -67,6 +70,7 @@ class Replica:
                       'goes on from the last checkpoint.') from error
     finally:
       self._tell(notice)
+      self.watchdog.stop()
 
   def _tell(self, notice):
     cifar10_cluster.tell(self.cluster, self.target, self.number, notice)
@@ -114,10 +118,41 @@ class Replica:
       checkpoint_dir: for the chief, path of the directory with the checkpoints.
     """
     config = cifar10_cluster.session_config(config, '/job:ps', self.device)
-    # No run of a session takes long. One that does has met a server that is there but dead.
-    config.operation_timeout_in_ms = 1000 * FLAGS.peer_timeout_secs
     creator = tf.train.ChiefSessionCreator(scaffold, self.target, config, checkpoint_dir)
     return _SessionCreator(self, config, self.is_chief and creator, check_stopped)
+
+
+class _Watchdog:
+  """Ends the process when TensorFlow does not come back from a parameter server.
+
+  One that hangs, machine and all, keeps its connections. Nothing can interrupt an operation that
+  waits on it, nor close the session.
+  """
+
+  def __init__(self, cluster):
+    self._cluster = cluster
+    self._silent_secs = 0
+    self._is_over = threading.Event()
+
+  def start(self):
+    self.feed()
+    self._is_over.clear()
+    threading.Thread(target=self._watch, daemon=True).start()
+
+  def stop(self):
+    self._is_over.set()
+
+  def feed(self):
+    """Is called whenever TensorFlow has come back."""
+    self._silent_secs = 0
+
+  def _watch(self):
+    # Not the time, which goes on while the process is suspended.
+    while not self._is_over.wait(1.0):
+      self._silent_secs += 1
+      if self._silent_secs > FLAGS.peer_timeout_secs:
+        cifar10_console.complain(self._cluster.lost(self._cluster.servers))
+        os._exit(1)
 
 
 class _FewestBytes:
@@ -200,7 +235,12 @@ class _SessionCreator(tf.train.SessionCreator):
     return tf.Session(self._replica.target, config=self._config)
 
   def _wait(self, is_over, task):
-    cifar10_cluster.wait(is_over, lambda: self._replica.cluster.lost([task]), self._check_stopped)
+    def is_over_and_feeds():
+      self._replica.watchdog.feed()
+      return is_over()
+
+    cifar10_cluster.wait(is_over_and_feeds, lambda: self._replica.cluster.lost([task]),
+                         self._check_stopped)
 
 
 class _RoundHook(tf.train.SessionRunHook):
@@ -213,10 +253,12 @@ class _RoundHook(tf.train.SessionRunHook):
     self._number, self._arrived, self._notices = None, None, None
 
   def before_run(self, run_context):
+    self._replica.watchdog.feed()
     return tf.train.SessionRunArgs(None, {self._round.number: self._number})
 
   def _look(self, session):
     self._number, self._arrived, self._notices = session.run(self._round.state)
+    self._replica.watchdog.feed()
 
   def _lost(self):
     """Returns the error that names those without whom the round does not end."""
