@@ -328,7 +328,9 @@ def _serve_until_the_end(cluster, read_notices, asked):
     now = time.monotonic()
     notices = list(read_notices())
     if notices[0] in (ENDED, GAVE_UP):
-      if AT_WORK not in notices or now - at_work > _FAREWELL_SECS:
+      have_heard = all(notice != AT_WORK or not cluster.is_reachable(replica)
+                       for replica, notice in zip(cluster.replicas, notices))
+      if have_heard or now - at_work > _FAREWELL_SECS:
         check_chief(cluster, notices)
         print('The job has ended.')
         return

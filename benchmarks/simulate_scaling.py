@@ -176,7 +176,7 @@ def predicted(replicas, messages, bits_per_sec, compute_secs):
   """Returns the seconds of one step by the formula of docs/scaling.md; arguments as `simulate`.
 
   Variables come while the forward pass, a third of the computation, goes on, and gradients leave
-  during the backward pass: local3, which is most of both, is late in the one and early in the other.
+  during the backward pass. local3, which is most of both, is late in the one, early in the other.
   """
   link = link_secs(replicas, messages, bits_per_sec)
   return max(compute_secs / 3, link) + max(2 * compute_secs / 3, link)
