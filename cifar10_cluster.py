@@ -19,6 +19,7 @@ import socket
 import sys
 import time
 
+import numpy as np
 import tensorflow.compat.v1 as tf
 
 from cifar10_console import UserError
@@ -124,17 +125,19 @@ class Board:
 
   def __init__(self, cluster, server):
     """Adds the variables of parameter server number `server` to the graph."""
-    replicas = len(cluster.replicas)
+    replicas = [len(cluster.replicas)]
+    # The milliseconds: rounds take longer, so that the number grows also when a server is replaced.
+    start = int(1000 * time.time())
     with tf.device('/job:ps/task:%d/cpu:0' % server), tf.container('board'):
-      self.round = self._variable('round_%d' % server, [])
-      self.arrived = self._variable('arrived_%d' % server, [replicas])
-      self.notices = self._variable('notices_%d' % server, [replicas])
+      self.round = self._variable('round_%d' % server, [], start)
+      self.arrived = self._variable('arrived_%d' % server, replicas, start)
+      self.notices = self._variable('notices_%d' % server, replicas, AT_WORK)
       # The notices last: who finds them finds the others.
       with tf.control_dependencies([self.round.initializer, self.arrived.initializer]):
-        self.set_up = tf.assign(self.notices, tf.zeros([replicas], tf.int64)).op
+        self.set_up = tf.assign(self.notices, tf.fill(replicas, np.int64(AT_WORK))).op
 
-  def _variable(self, name, shape):
-    return tf.Variable(tf.zeros(shape, tf.int64), trainable=False, collections=[], name=name,
+  def _variable(self, name, shape, value):
+    return tf.Variable(tf.fill(shape, np.int64(value)), trainable=False, collections=[], name=name,
                        use_resource=True)
 
 

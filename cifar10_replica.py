@@ -118,8 +118,10 @@ class Replica:
       checkpoint_dir: for the chief, path of the directory with the checkpoints.
     """
     config = cifar10_cluster.session_config(config, '/job:ps', self.device)
-    creator = tf.train.ChiefSessionCreator(scaffold, self.target, config, checkpoint_dir)
-    return _SessionCreator(self, config, self.is_chief and creator, check_stopped)
+    chief_creator = None
+    if self.is_chief:
+      chief_creator = tf.train.ChiefSessionCreator(scaffold, self.target, config, checkpoint_dir)
+    return _SessionCreator(self, config, chief_creator, check_stopped)
 
 
 class _Watchdog:
@@ -196,7 +198,7 @@ class _Round:
     with tf.control_dependencies(hand_in):
       self.arrive = tf.scatter_update(boards[0].arrived, [replica.number], [self.number]).op
 
-    # For the chief.
+    # The rest is for the chief.
     update = cifar10.apply_gradients(optimizer, averages, global_step)
     with tf.control_dependencies([update]):
       self.finish = tf.assign_add(boards[0].round, 1)
@@ -268,6 +270,7 @@ class _RoundHook(tf.train.SessionRunHook):
 
 
 class _ChiefHook(_RoundHook):
+  """Begins a round with each session, and ends the round when all have arrived."""
 
   def after_create_session(self, session, coord):
     self._look(session)
@@ -297,6 +300,7 @@ class _ChiefHook(_RoundHook):
 
 
 class _WorkerHook(_RoundHook):
+  """Waits until the chief has ended the round, or the job."""
 
   def after_create_session(self, session, coord):
     self._has_told = False
