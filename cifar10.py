@@ -301,10 +301,12 @@ def _locally_connected(x, filters, name):
 
 
 def _weights(shape, stddev, weight_decay=0.0):
-  """Adds the variable `weights`, and its weight decay to the collection 'losses'."""
+  """Adds the variable `weights`, and its weight decay to 'losses'; returns the value."""
   with tf.device('/cpu:0'):
-    weights = tf.get_variable('weights', shape,
-                              initializer=tf.truncated_normal_initializer(stddev=stddev))
+    variable = tf.get_variable('weights', shape,
+                               initializer=tf.truncated_normal_initializer(stddev=stddev))
+  # Once for both uses: each reading is a transfer to the GPU, or from a parameter server.
+  weights = variable.read_value()
   if weight_decay:
     decay = tf.multiply(tf.nn.l2_loss(weights), weight_decay, name='weight_loss')
     tf.add_to_collection('losses', decay)
@@ -432,7 +434,9 @@ def train(total_loss, global_step):
     The op that does all of it.
   """
   optimizer = gradient_descent(global_step, FLAGS.batch_size)
-  update = apply_gradients(optimizer, optimizer.compute_gradients(total_loss), global_step)
+  gradients = optimizer.compute_gradients(total_loss)
+  gradient_summaries(gradients)
+  update = apply_gradients(optimizer, gradients, global_step)
   return tf.group(update, loss_summaries(tf.get_collection('losses') + [total_loss]), name='train')
 
 
@@ -463,7 +467,7 @@ def gradient_descent(global_step, examples_per_step):
 
 
 def apply_gradients(optimizer, gradients, global_step):
-  """Adds the update of the variables, then that of their moving averages, and the histograms.
+  """Adds the update of the variables, then that of their moving averages.
 
   Args:
     optimizer: a `tf.train.Optimizer`.
@@ -475,16 +479,28 @@ def apply_gradients(optimizer, gradients, global_step):
   """
   update = optimizer.apply_gradients(gradients, global_step=global_step)
 
-  for gradient, variable in gradients:
-    tf.summary.histogram(variable.op.name + '/values', variable)
-    if gradient is not None:
-      tf.summary.histogram(variable.op.name + '/gradients', gradient)
-
   # Evaluating the averages in place of the variables themselves is worth about three points.
   with tf.control_dependencies([update]), tf.name_scope('moving_averages'):
     averages = tf.train.ExponentialMovingAverage(FLAGS.moving_average_decay,
                                                  num_updates=global_step.read_value())
-    return averages.apply(tf.trainable_variables())
+    updates = []
+    for variable in tf.trainable_variables():
+      # Beside the variable: the parameter servers of a cluster need not send anything for it.
+      with tf.device(variable.device):
+        updates.append(averages.apply([variable]))
+    return tf.group(*updates)
+
+
+def gradient_summaries(gradients):
+  """Adds histograms of the variables and of their gradients.
+
+  Args:
+    gradients: a list of (gradient, variable).
+  """
+  for gradient, variable in gradients:
+    tf.summary.histogram(variable.op.name + '/values', variable)
+    if gradient is not None:
+      tf.summary.histogram(variable.op.name + '/gradients', gradient)
 
 
 def loss_summaries(losses):

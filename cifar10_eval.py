@@ -39,8 +39,15 @@ for name in ('data_dir', 'data_url', 'synthetic', 'batch_size', 'top_layers', 'm
   tf.app.flags.declare_key_flag(name)
 
 
-def evaluate():
-  """Builds the graph and evaluates checkpoints until the last."""
+def evaluate(patience_secs=None):
+  """Builds the graph and evaluates checkpoints until the last.
+
+  Args:
+    patience_secs: how long to wait for the next, or None for ever.
+
+  Raises:
+    UserError: there has been none in that time, or there is something wrong with it.
+  """
   checkpoint_dir = cifar10_restore.checked_checkpoint_dir()
 
   with tf.Graph().as_default() as graph:
@@ -49,7 +56,7 @@ def evaluate():
     eval_dir = _eval_dir()
 
     # The network is that of the run, so there must be one before it can be built.
-    _wait_for_checkpoint(checkpoint_dir)
+    _wait_for_checkpoint(checkpoint_dir, patience_secs)
     cifar10_restore.take_top_layers(checkpoint_dir)
     probabilities = cifar10_restore.probabilities(images)
     summary_op = tf.summary.merge_all()
@@ -59,7 +66,7 @@ def evaluate():
     # With the process in the name: two that start in one second would share a file.
     with tf.summary.FileWriter(eval_dir, graph,
                                filename_suffix='.%d' % os.getpid()) as writer:
-      for checkpoint in _checkpoints(checkpoint_dir):
+      for checkpoint in _checkpoints(checkpoint_dir, patience_secs):
         cifar10_run.check_data_set(checkpoint_dir, cifar10.classes())
         with tf.Session(config=cifar10_device.session_config()) as session:
           try:
@@ -114,17 +121,20 @@ def _check_directories():
     cifar10_restore.latest_checkpoint(checkpoint_dir)
 
 
-def _wait_for_checkpoint(checkpoint_dir):
+def _wait_for_checkpoint(checkpoint_dir, patience_secs):
   if not FLAGS.run_once and not cifar10_checkpoint.latest(checkpoint_dir):
     print('No checkpoint in %s yet: waiting for one.' % checkpoint_dir)
-    next(tf.train.checkpoints_iterator(checkpoint_dir))
+  next(_checkpoints(checkpoint_dir, patience_secs))
 
 
-def _checkpoints(checkpoint_dir):
-  """Returns the paths of the latest checkpoint and, but for --run_once, of those to come."""
+def _checkpoints(checkpoint_dir, patience_secs):
+  """Yields the paths of the latest checkpoint and, but for --run_once, of those to come."""
   if FLAGS.run_once:
-    return [cifar10_restore.latest_checkpoint(checkpoint_dir)]
-  return tf.train.checkpoints_iterator(checkpoint_dir, FLAGS.eval_interval_secs)
+    yield cifar10_restore.latest_checkpoint(checkpoint_dir)
+    return
+  yield from tf.train.checkpoints_iterator(checkpoint_dir, FLAGS.eval_interval_secs, patience_secs)
+  raise UserError('No new checkpoint in %s for %d seconds: see whether the training is still at '
+                  'work.' % (checkpoint_dir, patience_secs))
 
 
 def _evaluate_once(session, probabilities, labels, summary_op):
@@ -182,10 +192,10 @@ def _kind():
   return kind
 
 
-def main():
+def main(patience_secs=None):
   _check_directories()
   cifar10.maybe_download_and_extract()
-  evaluate()
+  evaluate(patience_secs)
 
 
 if __name__ == '__main__':

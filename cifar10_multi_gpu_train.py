@@ -73,7 +73,9 @@ def train_towers(batches, global_step):
         gradients.append(optimizer.compute_gradients(losses[i]))
 
   loss = tf.divide(tf.add_n(losses), len(losses), name='loss')
-  update = cifar10.apply_gradients(optimizer, average_gradients(gradients), global_step)
+  averages = average_gradients(gradients)
+  cifar10.gradient_summaries(averages)
+  update = cifar10.apply_gradients(optimizer, averages, global_step)
   first = tf.get_collection('losses', cifar10.TOWER_NAME + '_0/') + losses[:1]
   return loss, tf.group(update, cifar10.loss_summaries(first), name='train')
 

@@ -45,7 +45,7 @@ tf.app.flags.DEFINE_boolean('restart', False, 'Delete the run in --train_dir and
 
 
 @contextlib.contextmanager
-def training_session(loss, examples_per_step, towers=1):
+def training_session(loss, examples_per_step, towers=1, replica=None):
   """Opens the session for training on the graph built so far.
 
   The session initialises or restores the variables, runs the input queues, logs, saves, and asks
@@ -54,48 +54,78 @@ def training_session(loss, examples_per_step, towers=1):
 
   Args:
     loss: a float32 scalar, to log and to watch.
-    examples_per_step: how many images one step takes.
+    examples_per_step: how many images one step takes, in a cluster those of one replica.
     towers: how many towers take them, see `cifar10_device.tower_devices`.
+    replica: this task of a cluster, a `cifar10_replica.Replica`, or None. Workers leave the run's
+      directory, the log and the end of the training to the chief.
 
   Yields:
     A `tf.train.MonitoredSession`.
 
   Raises:
-    UserError: --train_dir cannot be used, the loss or the weights are not finite, or the disk or
-      the input fail.
+    UserError: --train_dir cannot be used, the loss or the weights are not finite, the disk or the
+      input fail, or another task of the cluster is lost.
   """
+  if replica and not replica.is_chief:
+    with _worker_session(replica) as session:
+      yield session
+    return
   train_dir, classes = checked_train_dir(), cifar10.classes()
-  with cifar10_run.locked(train_dir):
+  # One box in TensorBoard's picture of the graph for all that is not training itself.
+  with cifar10_run.locked(train_dir), tf.name_scope('session'):
     _prepare(train_dir, classes)
 
+    # What follows is `tf.train.MonitoredTrainingSession`, spelled out because a replica opens its
+    # session in a way of its own. The log comes before what saves: a loss that is not finite leaves
+    # the last checkpoint alone.
     stop = _StopHook(FLAGS.max_steps)
-    log = _LogHook(train_dir, loss, examples_per_step)
-    hooks = [stop]
+    log = _LogHook(train_dir, loss, examples_per_step * (replica.count if replica else 1))
+    scaffold = tf.train.Scaffold(saver=_Saver())
+    hooks = [log]
+    if replica:
+      hooks.append(replica.hook(stop.is_signalled))
+    if FLAGS.save_summaries_steps:
+      hooks.append(tf.train.SummarySaverHook(FLAGS.save_summaries_steps, output_dir=train_dir,
+                                             scaffold=scaffold))
+    hooks += [tf.train.CheckpointSaverHook(train_dir, FLAGS.save_checkpoint_secs,
+                                           scaffold=scaffold), stop]
     if FLAGS.profile_steps:
       hooks.append(tf.train.ProfilerHook(save_steps=FLAGS.profile_steps, output_dir=train_dir))
-    try:
-      # One box in TensorBoard's picture of the graph for all that is not training itself.
-      with tf.name_scope('session'), tf.train.MonitoredTrainingSession(
-          checkpoint_dir=train_dir,
-          # Before the hook that saves: a loss that is not finite leaves the last checkpoint alone.
-          chief_only_hooks=[log],
-          hooks=hooks,
-          scaffold=tf.train.Scaffold(saver=_Saver()),
-          config=cifar10_device.session_config(FLAGS.log_device_placement, towers),
-          save_checkpoint_secs=FLAGS.save_checkpoint_secs,
-          save_summaries_steps=FLAGS.save_summaries_steps,
-          log_step_count_steps=None) as session:  # The log hook does it.
+
+    config = cifar10_device.session_config(FLAGS.log_device_placement, towers)
+    if replica:
+      creator = replica.session_creator(config, stop.exit_if_signalled, scaffold, train_dir)
+    else:
+      creator = tf.train.ChiefSessionCreator(scaffold, config=config, checkpoint_dir=train_dir)
+    with stop.handlers_restored(), _file_errors_reported():
+      with tf.train.MonitoredSession(creator, hooks) as session:
         yield session
-    except tf.errors.OpError as error:
-      file_error = _FILE_ERROR.search(error.message)
-      if not file_error:
-        raise
-      raise UserError('%s (%s): put that right, and %s goes on from the last checkpoint.'
-                      % (*file_error.groups(), _same_command())) from error
-    finally:
-      stop.restore_handlers()
   log.raise_if_unread()
   stop.exit_if_signalled()
+
+
+@contextlib.contextmanager
+def _worker_session(replica):
+  stop = _StopHook(sys.maxsize)
+  config = cifar10_device.session_config(FLAGS.log_device_placement)
+  creator = replica.session_creator(config, stop.exit_if_signalled)
+  with stop.handlers_restored(), _file_errors_reported():
+    with tf.train.MonitoredSession(creator, [replica.hook(stop.is_signalled), stop]) as session:
+      yield session
+  stop.exit_if_signalled()
+
+
+@contextlib.contextmanager
+def _file_errors_reported():
+  """Turns what the file system said to TensorFlow into a `UserError`."""
+  try:
+    yield
+  except tf.errors.OpError as error:
+    file_error = _FILE_ERROR.search(error.message)
+    if not file_error:
+      raise
+    raise UserError('%s (%s): put that right, and %s goes on from the last checkpoint.'
+                    % (*file_error.groups(), _same_command())) from error
 
 
 # How TensorFlow words what the file system said.
@@ -225,6 +255,7 @@ class _StopHook(tf.train.StopAtStepHook):
   def __init__(self, last_step):
     super().__init__(last_step=last_step)
     self._signal = None
+    self._step = None
     self._handlers = {}
 
   def begin(self):
@@ -239,10 +270,20 @@ class _StopHook(tf.train.StopAtStepHook):
   def _note(self, number, frame):
     self._signal = signal.Signals(number)
     # Who asks again does not want to wait.
-    self.restore_handlers()
+    self._restore_handlers()
 
-  def restore_handlers(self):
-    """Gives the signals back to whoever had them."""
+  def is_signalled(self):
+    return self._signal is not None
+
+  @contextlib.contextmanager
+  def handlers_restored(self):
+    """Gives the signals back, after the body, to whoever had them."""
+    try:
+      yield
+    finally:
+      self._restore_handlers()
+
+  def _restore_handlers(self):
     for number, handler in self._handlers.items():
       signal.signal(number, handler)
     self._handlers = {}
@@ -264,6 +305,7 @@ class _StopHook(tf.train.StopAtStepHook):
   def exit_if_signalled(self):
     """Ends the process with the conventional status, if it was a signal that ended the loop."""
     if self._signal:
-      print('Stopped by %s after step %d; %s goes on from there.'
-            % (self._signal.name, self._step, _same_command()))
+      where = 'after step %d' % self._step if self._step is not None else 'waiting for other tasks'
+      print('Stopped by %s %s; %s goes on from there.'
+            % (self._signal.name, where, _same_command()))
       sys.exit(128 + self._signal)

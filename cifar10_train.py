@@ -1,18 +1,26 @@
-"""Trains on one device.
+"""Trains on one device, or as one task of a cluster.
 
   python cifar10_train.py
 
 Stop it when you like: started again, it goes on from the last checkpoint. What the network has
 learned is measured by cifar10_eval.py.
+
+Where the environment variable TF_CONFIG describes a cluster, every task of it runs this script,
+with the same flags, see cifar10_cluster.py and docs/scaling.md.
 """
 
 import cifar10_quiet  # noqa: F401, before TensorFlow
 
+import contextlib
+
 import tensorflow.compat.v1 as tf
 
 import cifar10
+import cifar10_cluster
 import cifar10_console
 import cifar10_device
+import cifar10_eval
+import cifar10_replica
 import cifar10_session
 
 FLAGS = tf.app.flags.FLAGS
@@ -20,11 +28,16 @@ FLAGS = tf.app.flags.FLAGS
 # For --help.
 tf.app.flags.adopt_module_key_flags(cifar10_session)
 tf.app.flags.adopt_module_key_flags(cifar10)
+tf.app.flags.adopt_module_key_flags(cifar10_cluster)
 
 
-def train():
-  """Builds the graph and trains for --max_steps."""
-  with tf.Graph().as_default():
+def train(replica=None):
+  """Builds the graph and trains for --max_steps.
+
+  Args:
+    replica: this task of a cluster, a `cifar10_replica.Replica`, or None for one device.
+  """
+  with tf.Graph().as_default(), replica.placement() if replica else contextlib.nullcontext():
     global_step = tf.train.get_or_create_global_step()
 
     # On the CPU even where there is a GPU, which has better things to do.
@@ -33,17 +46,34 @@ def train():
 
     logits = cifar10.inference(images)
     loss = cifar10.loss(logits, labels)
-    train_op = cifar10.train(loss, global_step)
+    if replica:
+      train_op = replica.train(loss, global_step)
+    else:
+      train_op = cifar10.train(loss, global_step)
 
-    with cifar10_session.training_session(loss, FLAGS.batch_size) as session:
+    with cifar10_session.training_session(loss, FLAGS.batch_size, replica=replica) as session:
       while not session.should_stop():
         session.run(train_op)
 
 
 def main():
+  cluster = cifar10_cluster.from_environment()
+  if cluster and cluster.job == 'ps':
+    cifar10_cluster.serve(cluster)
+    return
+  if cluster and cluster.job == 'evaluator':
+    # Of the training that the same flags describe.
+    FLAGS.checkpoint_dir = cifar10.directory('train_dir')
+    cifar10_eval.main(patience_secs=FLAGS.save_checkpoint_secs + FLAGS.peer_timeout_secs)
+    return
   cifar10_session.checked_train_dir()  # Before anything is downloaded for it.
   cifar10.maybe_download_and_extract()
-  train()
+  if cluster:
+    replica = cifar10_replica.Replica(cluster)
+    with replica.at_work():
+      train(replica)
+  else:
+    train()
 
 
 if __name__ == '__main__':

@@ -11,6 +11,8 @@ import contextlib
 import json
 import os
 import resource
+import socket
+import subprocess
 import sys
 import tempfile
 import time
@@ -53,18 +55,29 @@ def constant_images(tf, batch_size):
   return images, labels
 
 
-def project(data_dir, batch_size, *flags):
-  """cifar10_train.py as it is: with its log, its summaries and its checkpoints."""
+def project(data_dir, batch_size, *flags, chief_of=None):
+  """cifar10_train.py as it is: with its log, its summaries and its checkpoints.
+
+  With `chief_of`, the jobs of a cluster, as its chief.
+  """
   tf = graph_mode()
   import cifar10
+  import cifar10_cluster
+  import cifar10_replica
   import cifar10_session
   _parse_flags(data_dir, batch_size, '--train_dir=' + tempfile.mkdtemp(), '--max_steps=10000000',
                *flags)
+  replica = None
+  if chief_of:
+    replica = cifar10_replica.Replica(cifar10_cluster.Cluster(chief_of, 'chief', 0))
+    _LASTING.enter_context(replica.at_work())
+    _LASTING.enter_context(replica.placement())
   global_step = tf.train.get_or_create_global_step()
   images, labels = cifar10.distorted_inputs()
   loss = cifar10.loss(cifar10.inference(images), labels)
-  train_op = cifar10.train(loss, global_step)
-  session = _LASTING.enter_context(cifar10_session.training_session(loss, batch_size))
+  train_op = (replica.train if replica else cifar10.train)(loss, global_step)
+  session = _LASTING.enter_context(
+      cifar10_session.training_session(loss, batch_size, replica=replica))
   return lambda: session.run(train_op)
 
 
@@ -88,6 +101,26 @@ def one_tower(data_dir, batch_size, towers=1):
 def two_towers(data_dir, batch_size):
   """The same with two, which share the images of a batch."""
   return one_tower(data_dir, batch_size, towers=2)
+
+
+def cluster_of_two(data_dir, batch_size):
+  """cifar10_train.py as the chief of a cluster on this machine, with a worker and a server.
+
+  Each of the two replicas has `batch_size` images a step.
+  """
+  with contextlib.ExitStack() as probes:
+    sockets = [probes.enter_context(socket.socket()) for _ in range(3)]
+    for probe in sockets:
+      probe.bind(('127.0.0.1', 0))
+    ps, chief, worker = ['127.0.0.1:%d' % probe.getsockname()[1] for probe in sockets]
+  jobs = {'ps': [ps], 'chief': [chief], 'worker': [worker]}
+  for job in ('ps', 'worker'):
+    config = json.dumps({'cluster': jobs, 'task': {'type': job, 'index': 0}})
+    # Of this process's group, with which throughput.py ends them.
+    subprocess.Popen([sys.executable, os.path.join(ROOT, 'cifar10_train.py'),
+                      '--data_dir=' + data_dir, '--batch_size=%d' % batch_size],
+                     env={**os.environ, 'TF_CONFIG': config}, stdout=subprocess.DEVNULL)
+  return project(data_dir, batch_size, chief_of=jobs)
 
 
 def project_computation(data_dir, batch_size):
@@ -237,15 +270,16 @@ def matrix_product(data_dir, batch_size):
 
 
 PROGRAMS = [project, project_mixed_precision, project_computation, project_input,
-            project_evaluation, one_tower, two_towers, naive, naive_input, keras, pytorch,
-            matrix_product]
+            project_evaluation, one_tower, two_towers, cluster_of_two, naive, naive_input, keras,
+            pytorch, matrix_product]
 
 
 def main():
   name, data_dir, batch_size = sys.argv[1], sys.argv[2], int(sys.argv[3])
   answers, sys.stdout = sys.stdout, sys.stderr  # The log lines are not the answer.
   step = {program.__name__: program for program in PROGRAMS}[name](data_dir, batch_size)
-  images_per_step = 2 * 2048 ** 3 / 0.105e9 if name == 'matrix_product' else batch_size
+  images_per_step = {'matrix_product': 2 * 2048 ** 3 / 0.105e9,
+                     'cluster_of_two': 2 * batch_size}.get(name, batch_size)
   for _ in range(10):
     step()
   print('ready', file=answers, flush=True)

@@ -11,6 +11,7 @@ installed is left out.
 import argparse
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -29,6 +30,7 @@ RATIOS = [
     ('float32 to the matrix-product roofline', 'project', 'matrix_product', 0.75),
     ('mixed precision to the naive formulation', 'project_mixed_precision', 'naive', 2.2),
     ('two towers to one with as many images', 'two_towers', 'one_tower', 0.95),
+    ('a cluster of two replicas to one process', 'cluster_of_two', 'project', 0.8),
     ('evaluation to training', 'project_evaluation', 'project', 3.0),
     ('input alone to the naive input', 'project_input', 'naive_input', 5.0),
 ]
@@ -43,7 +45,8 @@ class Program:
     self._process = subprocess.Popen(
         [sys.executable, os.path.join(HERE, 'programs.py'), name, arguments.data_dir,
          str(arguments.batch_size)],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        start_new_session=True)
     self.ready = self._process.stdout.readline() == 'ready\n'
 
   def measure(self, seconds):
@@ -54,7 +57,8 @@ class Program:
     self.peak_mb = answer['peak_mb']
 
   def end(self):
-    self._process.kill()
+    # With the processes that it may have started.
+    os.killpg(self._process.pid, signal.SIGKILL)
     self._process.wait()
 
 

@@ -1,11 +1,13 @@
 """Bad input and faults, given to the real scripts: each has its sentence and status."""
 
 import fcntl
+import json
 import os
 import random
 import re
 import shutil
 import signal
+import socket
 import time
 
 import pytest
@@ -29,6 +31,7 @@ WRONG_FLAGS = [
     (TRAIN, ['--save_checkpoint_secs=0'], 'flag --save_checkpoint_secs=0: '),
     (TRAIN, ['--save_summaries_steps=-1'], 'flag --save_summaries_steps=-1: '),
     (TRAIN, ['--profile_steps=-1'], 'flag --profile_steps=-1: '),
+    (TRAIN, ['--peer_timeout_secs=0'], 'flag --peer_timeout_secs=0: '),
     (TRAIN, ['--restart=perhaps'], 'flag --restart=perhaps: '),
     (TRAIN, ['--synthetic=2'], 'flag --synthetic=2: '),
     (TRAIN, ['--top_layers=convolutional'], 'flag --top_layers=convolutional: '),
@@ -186,6 +189,19 @@ BAD_RUNS = [
 ]
 
 
+CLUSTER = '{"cluster": {"ps": ["a:1"], "chief": ["b:2"]}, "task": %s}'
+
+# The environment variable, a part of the sentence; the status is 1.
+BAD_TF_CONFIGS = [
+    ('not JSON', 'TF_CONFIG is not JSON ('),
+    ('{}', 'TF_CONFIG names no task: it must be like {"cluster": '),
+    (CLUSTER % '{"type": "gardener", "index": 0}', 'a task of type "gardener", which is none of'),
+    (CLUSTER % '{"type": "chief", "index": 1}', 'is for chief 1, but names 1 of them'),
+    ('{"cluster": {"chief": ["b:2"]}, "task": {"type": "chief", "index": 0}}', 'names no ps'),
+    ('{"cluster": {"ps": ["a"]}, "task": {"type": "ps", "index": 0}}', 'that is not host:port'),
+]
+
+
 def _case_name(value):
   if callable(value):
     return value.__name__.strip('_').replace('<lambda>', '')
@@ -197,9 +213,9 @@ def _contents(folder):
           for path in folder.rglob('*')}
 
 
-def _fails_and_changes_nothing(home, script, args, status, sentence):
+def _fails_and_changes_nothing(home, script, args, status, sentence, env=None):
   before = _contents(home)
-  process = warm_process.WarmProcess(home, script, args)
+  process = warm_process.WarmProcess(home, script, args, env=env)
   assert process.wait() == status, process.err
   assert process.err.startswith(script + ': ')
   assert process.err.count('\n') == 1
@@ -221,6 +237,24 @@ def home(tmp_path):
 @pytest.mark.parametrize('script, args, sentence', WRONG_FLAGS, ids=_case_name)
 def test_wrong_flag(script, args, sentence, home):
   _fails_and_changes_nothing(home, script, args, 2, sentence)
+
+
+@pytest.mark.parametrize('config, sentence', BAD_TF_CONFIGS, ids=_case_name)
+def test_bad_tf_config(config, sentence, home):
+  _fails_and_changes_nothing(home, TRAIN, [], 1, sentence, {'TF_CONFIG': config})
+
+
+def test_port_of_a_task_is_taken(home, small_data_dir):
+  with socket.socket() as taken:
+    taken.bind(('', 0))
+    taken.listen()
+    address = '127.0.0.1:%d' % taken.getsockname()[1]
+    for job, jobs in [('ps', {'ps': [address], 'chief': ['127.0.0.1:1']}),
+                      ('chief', {'ps': ['127.0.0.1:1'], 'chief': [address]})]:
+      config = json.dumps({'cluster': jobs, 'task': {'type': job, 'index': 0}})
+      _fails_and_changes_nothing(home, TRAIN, ['--data_dir=' + small_data_dir], 1,
+                                 '%s 0 cannot serve at %s (Address already in use): '
+                                 % (job, address), {'TF_CONFIG': config})
 
 
 @pytest.mark.parametrize('damage, sentence', DAMAGED_DATA, ids=_case_name)

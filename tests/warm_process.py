@@ -16,16 +16,17 @@ _context.set_forkserver_preload(['cifar10_quiet', 'tensorflow.compat.v1'])
 class WarmProcess:
   """A script that was started in a directory, with its output in files beside that."""
 
-  def __init__(self, cwd, script, args, largest_file=None):
+  def __init__(self, cwd, script, args, largest_file=None, env=None):
     """Args:
       cwd: path of the directory.
       script: file name of the script.
       args: a list of its arguments.
       largest_file: in bytes; writing more fails, as it does on a full disk.
+      env: a dictionary of environment variables to set.
     """
     self._out, self._err = (os.path.join(str(cwd) + '.' + name) for name in ('out', 'err'))
     self._process = _context.Process(
-        target=_run, args=(str(cwd), script, args, self._out, self._err, largest_file))
+        target=_run, args=(str(cwd), script, args, self._out, self._err, largest_file, env or {}))
     self._process.start()
 
   def wait(self, timeout=120):
@@ -63,7 +64,7 @@ def _contents(path):
     return ''
 
 
-def _run(cwd, script, args, out, err, largest_file):
+def _run(cwd, script, args, out, err, largest_file, env):
   for path, descriptor in ((out, 1), (err, 2)):
     os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
   sys.stdout = os.fdopen(1, 'w')
@@ -71,6 +72,7 @@ def _run(cwd, script, args, out, err, largest_file):
   signal.signal(signal.SIGINT, signal.default_int_handler)
   signal.signal(signal.SIGTERM, signal.SIG_DFL)
   os.chdir(cwd)
+  os.environ.update(env)
   sys.path.insert(0, ROOT)
   if largest_file:
     resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))

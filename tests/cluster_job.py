@@ -1,0 +1,66 @@
+"""Clusters on this machine, for the tests."""
+
+import json
+import random
+import socket
+import time
+
+import warm_process
+
+_TIMEOUT_SECS = 120
+
+
+def free_addresses(count):
+  """Returns so many addresses on this machine that nobody serves at.
+
+  Their ports are below those that Linux gives to outgoing connections, so that none of these takes
+  one while a task is being started again.
+  """
+  addresses = []
+  while len(addresses) < count:
+    port = random.SystemRandom().randrange(10000, 32000)
+    with socket.socket() as probe:
+      try:
+        probe.bind(('', port))
+      except OSError:
+        continue
+    addresses.append('127.0.0.1:%d' % port)
+  return addresses
+
+
+class Job:
+  """A job of one parameter server, a chief and a worker, each a process in a directory of its own.
+
+  `tasks` has the processes by the name of their job, `home` the directory of theirs.
+  """
+
+  def __init__(self, home, args):
+    """Args:
+      home: path of the directory to make those directories in.
+      args: a list of arguments for all.
+    """
+    self.home, self._args = home, args
+    self.addresses = dict(zip(['ps', 'chief', 'worker'], free_addresses(3)))
+    self.tasks = {}
+
+  def start(self, task, *args):
+    """Starts a task, also anew; further arguments are for it alone."""
+    cwd = self.home / task
+    cwd.mkdir(exist_ok=True)
+    config = {'cluster': {job: [address] for job, address in self.addresses.items()},
+              'task': {'type': task, 'index': 0}}
+    self.tasks[task] = warm_process.WarmProcess(
+        cwd, 'cifar10_train.py', [*self._args, *args], env={'TF_CONFIG': json.dumps(config)})
+
+  def wait_until(self, is_so):
+    """Waits until something is so; fails if a task ends meanwhile."""
+    deadline = time.monotonic() + _TIMEOUT_SECS
+    while not is_so():
+      for name, task in self.tasks.items():
+        assert task.alive(), (name, task.out, task.err)
+      assert time.monotonic() < deadline, {name: task.out for name, task in self.tasks.items()}
+      time.sleep(0.05)
+
+  def kill_all(self):
+    for task in self.tasks.values():
+      task.kill()
