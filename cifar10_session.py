@@ -106,6 +106,7 @@ def training_session(loss, examples_per_step, towers=1, replica=None):
 
 @contextlib.contextmanager
 def _worker_session(replica):
+  """Opens the session of a worker, see `training_session`."""
   stop = _StopHook(sys.maxsize)
   config = cifar10_device.session_config(FLAGS.log_device_placement)
   creator = replica.session_creator(config, stop.exit_if_signalled)

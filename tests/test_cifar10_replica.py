@@ -136,8 +136,8 @@ def test_replicas_compute_what_one_device_does(step, trained):
 class _Line:
   """A replica that trains a number, whose gradient is told."""
 
-  def __init__(self, replica):
-    with tf.Graph().as_default() as self._graph, replica.placement():
+  def __init__(self, replica, is_stopped=lambda: False):
+    with tf.Graph().as_default(), replica.placement():
       global_step = tf.train.get_or_create_global_step()
       number = tf.get_variable('number', [], initializer=tf.zeros_initializer())
       self._gradient = tf.placeholder(tf.float32, [])
@@ -145,14 +145,17 @@ class _Line:
       self.number = number
       self._initialize = tf.global_variables_initializer()
       self._session = _session(replica)
-    self._round, self._hook = replica.round, replica.hook(lambda: False)
-    self.stopped = False
+    self._hook = replica.hook(is_stopped)
+    self.has_stopped = False
+
+  def request_stop(self):
+    self.has_stopped = True
 
   def start(self, initialize=False):
     """As after the start of the process, or when a session is opened anew."""
     if initialize:
       self._session.run(self._initialize)
-    self._hook.after_create_session(self._session, None)
+    self._hook.after_create_session(self._session, self)
 
   def hand_in(self, gradient):
     feed = self._hook.before_run(None).feed_dict
@@ -161,7 +164,7 @@ class _Line:
   def finish(self):
     """Waits for the others, and returns the number after the round."""
     self._hook.after_run(types.SimpleNamespace(session=self._session,
-                                               request_stop=lambda: None), None)
+                                               request_stop=self.request_stop), None)
     return self._session.run(self.number)
 
 
@@ -213,11 +216,14 @@ def test_worker_that_was_killed_before_it_handed_in_takes_part_in_the_round(line
 def test_worker_that_was_killed_after_it_handed_in_waits_for_the_next_round(lines, replicas):
   chief, worker = lines
   worker.hand_in(5.0)
-  again = _Line(replicas[1])
+  looks = iter([False, False, False, True])
+  again = _Line(replicas[1], is_stopped=lambda: next(looks))
+  again.start()
+  assert again.has_stopped  # It was waiting.
   chief.hand_in(1.0)
-  # It starts while the round is on, and must not have handed in twice when that is over.
-  _, value = _in_threads(again.start, chief.finish)
-  assert value == pytest.approx(-0.1 * 3)
+  assert chief.finish() == pytest.approx(-0.1 * 3)
+  again = _Line(replicas[1])
+  again.start()
   chief.hand_in(1.0)
   again.hand_in(5.0)
   assert chief.finish() == pytest.approx(-0.1 * 6)

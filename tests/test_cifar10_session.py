@@ -4,6 +4,7 @@ import re
 import shutil
 import signal
 import time
+import types
 
 import numpy as np
 import pytest
@@ -28,7 +29,8 @@ def train_dir(tmp_path, monkeypatch):
   return tmp_path / 'cifar10' / 'train'
 
 
-def _train(max_steps, after_step=lambda step: None, loss_at=lambda step: 100.0 - step):
+def _train(max_steps, after_step=lambda step: None, loss_at=lambda step: 100.0 - step,
+           replica=None):
   """Trains a network whose loss is told by its step; returns the last step."""
   FLAGS.max_steps = max_steps
   with tf.Graph().as_default():
@@ -40,7 +42,7 @@ def _train(max_steps, after_step=lambda step: None, loss_at=lambda step: 100.0 -
     with tf.control_dependencies([loss]):
       train_op = tf.assign_add(global_step, 1)
     step = None
-    with cifar10_session.training_session(loss, examples_per_step=5) as session:
+    with cifar10_session.training_session(loss, examples_per_step=5, replica=replica) as session:
       while not session.should_stop():
         step = session.run(train_op)
         after_step(step)
@@ -336,6 +338,47 @@ def test_signal_that_was_ignored_stays_ignored():
     assert _train(5, lambda step: signal.raise_signal(signal.SIGINT)) == 5
   finally:
     signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize('is_chief', [True, False])
+def test_signal_while_a_replica_waits_for_others_ends_it(is_chief, capsys):
+  class Waiting(tf.train.SessionCreator):
+    def __init__(self, check_stopped):
+      self._check_stopped = check_stopped
+
+    def create_session(self):
+      self._check_stopped()  # Not yet.
+      signal.raise_signal(signal.SIGTERM)
+      self._check_stopped()
+
+  replica = types.SimpleNamespace(
+      is_chief=is_chief, count=2, hook=lambda is_stopped: tf.train.SessionRunHook(),
+      session_creator=lambda config, check_stopped, *args: Waiting(check_stopped))
+  tf.train.get_or_create_global_step()
+  loss = tf.reduce_sum(tf.get_variable('weights', [3]))
+  with pytest.raises(SystemExit) as exit_info:
+    with cifar10_session.training_session(loss, examples_per_step=5, replica=replica):
+      pass
+  assert exit_info.value.code == 143
+  assert capsys.readouterr().out == (
+      'Stopped by SIGTERM waiting for other tasks; the same command goes on from there.\n')
+
+
+def test_log_counts_the_images_of_all_replicas(capsys, monkeypatch):
+  clock = [1000.0]
+
+  def loss_at(step):
+    clock[0] += 0.5
+    return 1.0
+
+  monkeypatch.setattr(cifar10_session.time, 'perf_counter', lambda: clock[0])
+  replica = types.SimpleNamespace(
+      is_chief=True, count=3, hook=lambda is_stopped: tf.train.SessionRunHook(),
+      session_creator=lambda config, check_stopped, scaffold, checkpoint_dir:
+      tf.train.ChiefSessionCreator(scaffold, config=config, checkpoint_dir=checkpoint_dir))
+  _train(1, loss_at=loss_at, replica=replica)
+  # 5 of each in half a second.
+  assert '(30.0 examples/sec; 0.500 sec/batch)' in capsys.readouterr().out
 
 
 def test_second_control_c_stops_at_once():
