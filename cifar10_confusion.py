@@ -96,7 +96,7 @@ def _picture(tag, pixels, description):
   height, width, _ = pixels.shape
   with tf.Graph().as_default(), tf.Session(config=cifar10_device.session_config()) as session:
     png = session.run(tf.image.encode_png(pixels))
-  # Of pictures in the field `image`, of TensorFlow 1, TensorBoard drops the description.
+  # In TensorFlow 2's form: of pictures in TensorFlow 1's, TensorBoard drops the description.
   return _strings(tag, 'images', [b'%d' % width, b'%d' % height, png], description)
 
 

@@ -118,9 +118,14 @@ def read_images(folder, eval_data, indices):
     uint8 of shape [len(indices), 32, 32, 3].
   """
   paths = [os.path.join(folder, name) for name in _NAMES[eval_data]]
-  records = np.concatenate([np.fromfile(path, np.uint8) for path in paths])
-  planes = records.reshape(-1, RECORD_BYTES)[indices, 1:]
-  return planes.reshape(-1, IMAGE_DEPTH, IMAGE_SIZE, IMAGE_SIZE).transpose(0, 2, 3, 1)
+  # The index of each file's first image.
+  firsts = np.cumsum([0] + [os.path.getsize(path) // RECORD_BYTES for path in paths[:-1]])
+  planes = []
+  for index in indices:
+    i = np.searchsorted(firsts, index, side='right') - 1
+    planes.append(np.fromfile(paths[i], np.uint8, RECORD_BYTES - 1,
+                              offset=(index - firsts[i]) * RECORD_BYTES + 1))
+  return np.reshape(planes, [-1, IMAGE_DEPTH, IMAGE_SIZE, IMAGE_SIZE]).transpose(0, 2, 3, 1)
 
 
 def classes(folder):

@@ -63,15 +63,9 @@ def predict(paths):
         for i, path in enumerate(paths):
           progress.update(i)
           try:
-            with open(path, 'rb') as file:
-              picture = file.read()
-            if _has_palette(picture):
-              cifar10_console.complain('%s is a BMP picture with a palette, which TensorFlow does '
-                                       'not decode: save it as PNG.' % path)
-              continue
-            [values] = session.run(probabilities, {contents: [picture]})
-          except OSError as error:
-            cifar10_console.complain('%s cannot be read: %s.' % (path, error.strerror))
+            [values] = session.run(probabilities, {contents: [_read(path)]})
+          except UserError as error:
+            cifar10_console.complain(error)
           except tf.errors.InvalidArgumentError:
             cifar10_console.complain('%s is no whole PNG, JPEG, GIF or BMP picture.' % path)
           else:
@@ -82,6 +76,19 @@ def predict(paths):
   else:
     _print_table(predictions, in_full=len(paths) == 1)
   return 1 if len(predictions) < len(set(paths)) else 0
+
+
+def _read(path):
+  """Returns the contents of a picture file; a `UserError` if it has none that could be decoded."""
+  try:
+    with open(path, 'rb') as file:
+      picture = file.read()
+  except OSError as error:
+    raise UserError('%s cannot be read: %s.' % (path, error.strerror)) from error
+  if _has_palette(picture):
+    raise UserError('%s is a BMP picture with a palette, which TensorFlow does not decode: save it '
+                    'as PNG.' % path)
+  return picture
 
 
 def _has_palette(picture):

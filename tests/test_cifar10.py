@@ -576,6 +576,12 @@ def test_classes_are_those_of_the_data_set(small_data_dir):
   assert cifar10.classes()[0] == 'airplane'
 
 
+def test_shuffle_queue_is_as_small_as_asked(small_data_dir, capsys):
+  FLAGS.data_dir, FLAGS.min_queue_examples = small_data_dir, 50
+  cifar10.distorted_inputs()
+  assert capsys.readouterr().out.startswith('Filling queue with 50 CIFAR images before starting')
+
+
 def test_images_are_counted_in_the_files(small_data_dir):
   FLAGS.data_dir = small_data_dir
   assert (cifar10.count('train_eval'), cifar10.count('test')) == (500, 100)

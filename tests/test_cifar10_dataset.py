@@ -24,6 +24,7 @@ import tensorflow.compat.v1 as tf
 import cifar10_dataset
 from cifar10_console import UserError
 import cifar10_input
+import numpy_network
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 BIN = 'cifar-10-batches-bin'
@@ -76,6 +77,15 @@ def test_data_set_is_found_from_its_folder_or_the_one_above(small_data_dir, tmp_
   assert cifar10_dataset.locate(small_data_dir) == folder
   assert cifar10_dataset.locate(folder) == folder
   assert cifar10_dataset.locate(str(tmp_path)) is None
+
+
+def test_images_are_read_by_their_place_in_the_data_set(small_data_dir):
+  folder = os.path.join(small_data_dir, BIN)
+  indices = [499, 0, 99, 100, 250]
+  expected = np.concatenate([numpy_network.read(path)[0]
+                             for path in cifar10_dataset.files(folder, 'train_eval')])[indices]
+  np.testing.assert_array_equal(
+      cifar10_dataset.read_images(folder, 'train_eval', indices), expected)
 
 
 def _remove(path):
