@@ -65,7 +65,8 @@ def training_session(loss, examples_per_step, towers=1):
       the input fail.
   """
   train_dir, classes = checked_train_dir(), cifar10.classes()
-  with cifar10_run.locked(train_dir):
+  # What is added here is one box in TensorBoard's picture of the graph.
+  with cifar10_run.locked(train_dir), tf.name_scope('session'):
     _prepare(train_dir, classes)
 
     stop = _StopHook(FLAGS.max_steps)
@@ -74,8 +75,7 @@ def training_session(loss, examples_per_step, towers=1):
     if FLAGS.profile_steps:
       hooks.append(tf.train.ProfilerHook(save_steps=FLAGS.profile_steps, output_dir=train_dir))
     try:
-      # One box in TensorBoard's picture of the graph for all that is not training itself.
-      with tf.name_scope('session'), tf.train.MonitoredTrainingSession(
+      with tf.train.MonitoredTrainingSession(
           checkpoint_dir=train_dir,
           # Before the hook that saves: a loss that is not finite leaves the last checkpoint alone.
           chief_only_hooks=[log],
