@@ -71,7 +71,7 @@ def training_session(loss, examples_per_step, towers=1, replica=None):
       yield session
     return
   train_dir, classes = checked_train_dir(), cifar10.classes()
-  # One box in TensorBoard's picture of the graph for all that is not training itself.
+  # What is added here is one box in TensorBoard's picture of the graph.
   with cifar10_run.locked(train_dir), tf.name_scope('session'):
     _prepare(train_dir, classes)
 

@@ -96,6 +96,8 @@ def test_training_and_evaluation_are_two_runs_with_all_that_they_wrote(logdir):
     assert {'conv1/filters/image', 'input/images/image/0'} <= tags['images']['train'].keys()
     assert {'conv1/activations', 'conv1/weights/values', 'conv1/weights/gradients'} <= (
         tags['histograms']['train'].keys())
+    assert 'confusion matrix/picture' in tags['images']['eval']
+    assert 'confusion matrix/counts' in json.loads(_get(address, 'text/tags'))['eval']
     query = urllib.parse.urlencode({'tag': 'losses/total_loss/raw', 'run': 'train'})
     points = json.loads(_get(address, 'scalars/scalars?' + query))
     assert [step for _, step, _ in points] == [1, 11, 21, 31, 41]
