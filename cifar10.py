@@ -452,7 +452,7 @@ def gradient_descent(global_step, examples_per_step):
   """
   with tf.name_scope('schedule'):
     steps_per_epoch = count('train_eval') / examples_per_step
-    decay_steps = int(steps_per_epoch * FLAGS.num_epochs_per_decay)
+    decay_steps = max(1, int(steps_per_epoch * FLAGS.num_epochs_per_decay))
     if FLAGS.learning_rate_schedule == 'linear':
       learning_rate = tf.train.polynomial_decay(
           FLAGS.initial_learning_rate, global_step, decay_steps, end_learning_rate=0.0)
