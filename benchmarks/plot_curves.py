@@ -32,22 +32,32 @@ KINDS = [('', 'moving averages', '-'), (' without moving averages', 'plain varia
          (' without moving averages over ten views', 'plain variables, ten views', '-.')]
 
 
-def read_scalars(folder):
-  """Reads the scalars of a folder's event files.
+def read_points(folder):
+  """Yields the points of the curves in a folder's event files, in the order they were written in.
 
-  Returns:
-    {tag: {step: value}}; of a step that was repeated after a resumption the latest value.
+  Yields:
+    A `tf.Event`, for its step and time, and the `tf.Summary.Value` in it.
   """
-  scalars = collections.defaultdict(dict)
-  # Their names begin with the time.
+  # The files' names begin with the time.
   for path in sorted(glob.glob(os.path.join(glob.escape(folder), 'events.out.tfevents.*'))):
     # A training at work may just be writing the last record.
     with contextlib.suppress(tf.errors.DataLossError):
       for event in tf.train.summary_iterator(path):
         for value in event.summary.value:
-          if value.HasField('simple_value'):
-            scalars[value.tag][event.step] = value.simple_value
-  return scalars
+          if value.tag == LOSS or value.tag.startswith(PRECISION):
+            yield event, value
+
+
+def read_curves(folder):
+  """Reads the curves in a folder's event files.
+
+  Returns:
+    {tag: {step: value}}; of a step that was repeated after a resumption the latest value.
+  """
+  curves = collections.defaultdict(dict)
+  for event, value in read_points(folder):
+    curves[value.tag][event.step] = value.simple_value
+  return curves
 
 
 def smooth(curve, points=100):
@@ -118,12 +128,11 @@ def main():
   runs = {}
   for run in arguments.runs:
     label, _, folder = run.rpartition('=')
-    scalars = {**read_scalars(os.path.join(folder, 'train')),
-               **{tag: curve for tag, curve in read_scalars(os.path.join(folder, 'eval')).items()
-                  if tag.startswith(PRECISION)}}
-    if LOSS not in scalars:
+    curves = {**read_curves(os.path.join(folder, 'train')),
+              **read_curves(os.path.join(folder, 'eval'))}
+    if LOSS not in curves:
       sys.exit('There are no event files of a training in %s.' % os.path.join(folder, 'train'))
-    runs[label or os.path.basename(os.path.normpath(folder))] = scalars
+    runs[label or os.path.basename(os.path.normpath(folder))] = curves
 
   heading, *rows = table(runs)
   if arguments.csv:

@@ -54,13 +54,13 @@ def test_table_is_markdown_unless_told_otherwise(run, monkeypatch, capsys):
 
 def test_repeated_steps_count_once_with_their_latest_value(run):
   _write(run / 'eval', 'precision @ 1', [(250, 0.75)])
-  assert plot_curves.read_scalars(str(run / 'eval'))['precision @ 1'] == {100: 0.5, 250: 0.75}
+  assert plot_curves.read_curves(str(run / 'eval'))['precision @ 1'] == {100: 0.5, 250: 0.75}
 
 
 def test_last_record_may_be_unfinished(run):
   [events] = (run / 'train').iterdir()
   events.write_bytes(events.read_bytes()[:-5])
-  curve = plot_curves.read_scalars(str(run / 'train'))['losses/total_loss/raw']
+  curve = plot_curves.read_curves(str(run / 'train'))['losses/total_loss/raw']
   assert sorted(curve) == list(range(1, 300))
 
 
