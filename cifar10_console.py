@@ -53,7 +53,8 @@ def run(main, takes_arguments=False):
   sys.stdout = sys.stdout or open(os.devnull, 'w')
   sys.stderr = sys.stderr or open(os.devnull, 'w')
   # Line by line also into a file or a pipe, where someone may be following the run.
-  sys.stdout.reconfigure(line_buffering=True)
+  # And whatever a file is called, its name can be printed.
+  sys.stdout.reconfigure(line_buffering=True, errors='backslashreplace')
   app.run(reported, flags_parser=lambda argv: _parse_flags(argv, takes_arguments))
 
 

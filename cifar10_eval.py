@@ -1,9 +1,7 @@
-"""Evaluates the checkpoints of a training run, one after the other: precision @ 1.
+"""Measures precision @ 1 of each new checkpoint, beside a training, until that has ended.
+With --run_once evaluates the latest checkpoint and ends.
 
   python cifar10_eval.py
-
-Beside a training script it evaluates the latest checkpoint whenever that is a new one, until the
-training has ended; with --run_once it does so once.
 """
 
 import cifar10_quiet  # noqa: F401, before TensorFlow

@@ -1,4 +1,5 @@
-"""Trains on several GPUs at once: a tower on each, all in step.
+"""Trains the network on several GPUs at once, a tower on each, all in step.
+Without a GPU the towers are logical devices of the processor.
 
   python cifar10_multi_gpu_train.py --num_gpus=2
 

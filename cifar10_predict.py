@@ -1,9 +1,9 @@
-"""Tells what pictures show: the probability of each class.
+"""Tells what pictures show, PNG, JPEG, GIF or BMP of any size: the probability of each class.
+With --export_dir writes the network as a SavedModel, which does the same wherever it is served.
 
   python cifar10_predict.py picture.png another.jpg
 
-The pictures may be PNG, JPEG, GIF or BMP, of any size and shape. With --export_dir the network is
-written as a SavedModel, which does the same wherever TensorFlow serves models.
+Pictures are taken as they are in the file: a JPEG that says that it is to be turned is not turned.
 """
 
 import cifar10_quiet  # noqa: F401, before TensorFlow
@@ -58,7 +58,7 @@ def predict(paths):
       restorer.restore(session, checkpoint)
       if FLAGS.export_dir:
         _export(session, contents, probabilities, classes)
-      predictions = {}
+      predictions = []
       with cifar10_console.Progress('Classifying', len(paths), 'pictures') as progress:
         for i, path in enumerate(paths):
           progress.update(i)
@@ -67,15 +67,16 @@ def predict(paths):
           except UserError as error:
             cifar10_console.complain(error)
           except tf.errors.InvalidArgumentError:
-            cifar10_console.complain('%s is no whole PNG, JPEG, GIF or BMP picture.' % path)
+            cifar10_console.complain('%s is no whole PNG, JPEG, GIF or BMP picture, or is too '
+                                     'large.' % path)
           else:
-            predictions[path] = sorted(zip(values.tolist(), classes), reverse=True)
+            predictions.append((path, sorted(zip(values.tolist(), classes), reverse=True)))
 
   if FLAGS.json:
     _print_json(predictions)
   else:
     _print_table(predictions, in_full=len(paths) == 1)
-  return 1 if len(predictions) < len(set(paths)) else 0
+  return 1 if len(predictions) < len(paths) else 0
 
 
 def _read(path):
@@ -85,22 +86,44 @@ def _read(path):
       picture = file.read()
   except OSError as error:
     raise UserError('%s cannot be read: %s.' % (path, error.strerror)) from error
-  if _has_palette(picture):
-    raise UserError('%s is a BMP picture with a palette, which TensorFlow does not decode: save it '
-                    'as PNG.' % path)
+  if picture[:2] == b'BM' and len(picture) >= 70:
+    picture = _plain_bmp(picture)
+    if picture is None:
+      raise UserError('%s is a BMP picture of a kind that TensorFlow does not decode: save it as '
+                      'PNG.' % path)
   return picture
 
 
-def _has_palette(picture):
-  """Returns whether a picture is a BMP whose values are places in a palette.
+def _plain_bmp(picture):
+  """Returns a BMP picture as TensorFlow understands it, or None where it would not.
 
-  TensorFlow would take them for greys, as which only one palette has them.
+  TensorFlow looks at nothing but the number of bits: it takes places in a palette for greys,
+  compressed pixels for plain ones, and every fourth byte for opacity.
+
+  Source: https://learn.microsoft.com/windows/win32/gdi/bitmap-storage
   """
-  if picture[:2] != b'BM' or len(picture) < 54:
-    return False
-  pixels, header, bits = struct.unpack_from('<10xII10xH', picture)
-  greys = b''.join(bytes([value, value, value, 0]) for value in range(256))
-  return bits < 8 or bits == 8 and picture[14 + header:pixels] != greys
+  pixels, header, bits, compression = struct.unpack_from('<10xII10xHI', picture)
+  masks = struct.unpack_from('<4I', picture, 54)
+  if header < 40:
+    return None
+  if compression == 0:  # BI_RGB
+    if bits == 8:
+      greys = b''.join(bytes([value, value, value, 0]) for value in range(256))
+      return picture if picture[14 + header:pixels] == greys else None
+    if bits == 32:
+      return _without_opacity(picture, pixels)
+    return picture if bits == 24 else None
+  if compression == 3 and bits == 32 and masks[:3] == (0xff0000, 0xff00, 0xff):  # BI_BITFIELDS
+    has_opacity = header >= 56 and masks[3] == 0xff000000
+    return picture if has_opacity else _without_opacity(picture, pixels)
+  return None
+
+
+def _without_opacity(picture, pixels):
+  """Makes the fourth byte of each pixel, which has no meaning there, opaque."""
+  picture = bytearray(picture)
+  picture[pixels + 3::4] = b'\xff' * len(picture[pixels + 3::4])
+  return bytes(picture)
 
 
 def _export(session, contents, probabilities, classes):
@@ -120,13 +143,13 @@ def _export(session, contents, probabilities, classes):
 def _print_json(predictions):
   print(json.dumps([{'file': path, 'predictions': [{'class': name, 'probability': probability}
                                                    for probability, name in of_path]}
-                    for path, of_path in predictions.items()], indent=2))
+                    for path, of_path in predictions], indent=2))
 
 
 def _print_table(predictions, in_full):
   """Prints all classes, or a line for each picture with the three most probable."""
-  width = max(map(len, predictions), default=0)
-  for path, of_path in predictions.items():
+  width = max((len(path) for path, _ in predictions), default=0)
+  for path, of_path in predictions:
     if in_full:
       for probability, name in of_path:
         print('%-20s %5.1f %%' % (name, 100 * probability))

@@ -1,9 +1,9 @@
-"""Trains on one device, or as one task of a cluster.
+"""Trains the network on one device, or as one task of a cluster.
+Stop it when you like: started again, it goes on from the last checkpoint.
 
   python cifar10_train.py
 
-Stop it when you like: started again, it goes on from the last checkpoint. What the network has
-learned is measured by cifar10_eval.py.
+What the network has learned is measured by cifar10_eval.py.
 
 Where the environment variable TF_CONFIG describes a cluster, every task of it runs this script,
 with the same flags, see cifar10_cluster.py and docs/scaling.md.

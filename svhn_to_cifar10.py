@@ -1,9 +1,10 @@
 """Turns SVHN, photographs of the digits of house numbers, into CIFAR-10's binary format.
+The other scripts then take --data_dir=svhn.
 
   python svhn_to_cifar10.py
 
 It reads train_32x32.mat and test_32x32.mat, the cropped digits of
-http://ufldl.stanford.edu/housenumbers/; the other scripts then take --data_dir=svhn.
+http://ufldl.stanford.edu/housenumbers/.
 """
 
 import os
