@@ -1,7 +1,7 @@
-"""What the network takes for what, as summaries: recall, confusion matrix, confident mistakes.
+"""What the network takes for what, as summaries: recall and precision, confusion matrix, mistakes.
 
-In TensorBoard the recall of each class is a curve, the confusion matrix and the mistakes are
-pictures, and tables with the names stand beside them under Text. Nothing here adds to a graph.
+In TensorBoard the recall and the precision of each class are curves, the confusion matrix and the
+mistakes are pictures, and tables with the names are under Text. Nothing here adds to a graph.
 """
 
 import numpy as np
@@ -28,10 +28,11 @@ def summary(labels, probabilities, classes, read_images, kind=''):
     kind: of evaluation; it becomes part of every tag.
   """
   matrix = confusion_matrix(labels, probabilities.argmax(1), len(classes))
-  totals = matrix.sum(axis=1)
-  values = [tf.Summary.Value(tag='recall%s/%s' % (kind, classes[i]),
+  # What is right, of the images that show a class, and of those that are taken for it.
+  measures = [('recall', matrix.sum(axis=1)), ('precision', matrix.sum(axis=0))]
+  values = [tf.Summary.Value(tag='%s%s/%s' % (measure, kind, classes[i]),
                              simple_value=matrix[i, i] / totals[i])
-            for i in np.flatnonzero(totals)]
+            for measure, totals in measures for i in np.flatnonzero(totals)]
 
   order = ', '.join(classes)
   values.append(_picture('confusion matrix%s/picture' % kind, draw_matrix(matrix),

@@ -63,7 +63,7 @@ def predict(paths):
         for i, path in enumerate(paths):
           progress.update(i)
           try:
-            [values] = session.run(probabilities, {contents: [_read(path)]})
+            [values] = session.run(probabilities, {contents: [read(path)]})
           except UserError as error:
             cifar10_console.complain(error)
           except tf.errors.InvalidArgumentError:
@@ -79,7 +79,7 @@ def predict(paths):
   return 1 if len(predictions) < len(paths) else 0
 
 
-def _read(path):
+def read(path):
   """Returns the contents of a picture file; a `UserError` if it has none that could be decoded."""
   try:
     with open(path, 'rb') as file:

@@ -45,12 +45,23 @@ def _pixels(value):
 
 
 def test_recall_is_the_fraction_of_a_class_that_is_recognised(summaries):
-  recalls = {tag: value.simple_value for tag, value in summaries.items()
-             if value.HasField('simple_value')}
   # Classes without an image have none.
-  assert recalls == {'recall of a kind/class 3': 0.5, 'recall of a kind/class 4': 0,
-                     'recall of a kind/class 5': 0.5, 'recall of a kind/class 6': 0,
-                     'recall of a kind/class 7': 0}
+  assert _scalars(summaries, 'recall') == {
+      'recall of a kind/class 3': 0.5, 'recall of a kind/class 4': 0,
+      'recall of a kind/class 5': 0.5, 'recall of a kind/class 6': 0,
+      'recall of a kind/class 7': 0}
+
+
+def test_precision_is_the_fraction_of_right_answers_among_those_of_a_class(summaries):
+  precisions = _scalars(summaries, 'precision')
+  assert precisions.keys() == {'precision of a kind/class 3', 'precision of a kind/class 5'}
+  assert precisions['precision of a kind/class 3'] == pytest.approx(2 / 3)
+  assert precisions['precision of a kind/class 5'] == pytest.approx(1 / 6)
+
+
+def _scalars(summaries, measure):
+  return {tag: value.simple_value for tag, value in summaries.items()
+          if tag.startswith(measure) and value.HasField('simple_value')}
 
 
 def test_confusion_matrix_counts_what_is_shown_by_row_and_what_it_is_taken_for_by_column():

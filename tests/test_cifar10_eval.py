@@ -26,7 +26,7 @@ def _curves(home):
   """The points of the curves in the event files: (tag, step) of all that begin with precision."""
   return sorted((value.tag, event.step) for path in (home / 'cifar10' / 'eval').iterdir()
                 for event in tf.train.summary_iterator(str(path))
-                for value in event.summary.value if value.tag.startswith('precision'))
+                for value in event.summary.value if value.tag.startswith('precision @ 1'))
 
 
 @pytest.mark.parametrize('flag, default', [

@@ -10,9 +10,11 @@ import pytest
 import tensorflow.compat.v1 as tf
 
 import cifar10
+import cifar10_input
 import cifar10_predict
 import numpy_network
 from cifar10_console import UserError
+from conftest import ROOT
 
 FLAGS = cifar10_predict.FLAGS
 
@@ -83,7 +85,7 @@ def test_pictures_that_cannot_be_read_are_named_and_the_others_classified(home, 
   assert cifar10_predict.main(paths) == 1
   out, err = capsys.readouterr()
   assert [line.split()[0] for line in out.splitlines()] == ['0.png', '1.png']
-  for sentence in ('half.png is no whole PNG, JPEG, GIF or BMP picture.',
+  for sentence in ('half.png is no whole PNG, JPEG, GIF or BMP picture, or is too large.',
                    'letter.txt is no whole PNG', 'empty.png is no whole PNG',
                    'cifar10 cannot be read: Is a directory.',
                    'none.png cannot be read: No such file or directory.'):
@@ -99,18 +101,70 @@ def test_without_a_checkpoint_or_a_picture_it_is_one_sentence():
     cifar10_predict.main(['0.png'])
 
 
-def test_bmp_with_a_palette_is_refused_but_for_one_of_greys(home, capsys):
-  header = struct.pack('<2sIHHI', b'BM', 1078 + 64, 0, 0, 1078)
-  header += struct.pack('<IiiHHIIiiII', 40, 8, 8, 1, 8, 0, 64, 0, 0, 0, 0)
-  greys = np.arange(256, dtype=np.uint8)[:, np.newaxis] * np.uint8([1, 1, 1, 0])
-  (home / 'grey.bmp').write_bytes(header + greys.tobytes() + bytes(range(64)))
-  (home / 'colours.bmp').write_bytes(header + greys[::-1].tobytes() + bytes(range(64)))
-  assert cifar10_predict.main(['grey.bmp', 'colours.bmp']) == 1
+def test_picture_that_is_named_twice_is_told_twice(capsys):
+  FLAGS.json = True
+  assert cifar10_predict.main(['0.png', 'none.png', '0.png']) == 1
+  first, second = json.loads(capsys.readouterr().out)
+  assert first == second
+
+
+def test_file_whose_name_is_no_text_is_classified(home, save):
+  name = os.fsdecode(b'\xff.png')
+  (home / '0.png').rename(home / name)
+  process = subprocess.run(
+      [sys.executable, os.path.join(ROOT, 'cifar10_predict.py'), name, '1.png'],
+      capture_output=True, text=True, env={**os.environ, 'PYTHONIOENCODING': 'utf-8:strict'})
+  assert (process.returncode, process.stderr) == (0, '')
+  assert [line.split()[0] for line in process.stdout.splitlines()] == [r'\udcff.png', '1.png']
+
+
+GREYS = np.arange(256, dtype=np.uint8)[:, np.newaxis] * np.uint8([1, 1, 1, 0])
+MASKS = [0xff0000, 0xff00, 0xff]
+
+
+def _bmp(bits, pixels, compression=0, masks=(), palette=b'', header=40):
+  """A picture of 8 x 8 pixels of so many bits."""
+  masks = struct.pack('<%dI' % len(masks), *masks)
+  start = 54 + len(masks) + len(palette)
+  return (struct.pack('<2sIHHI', b'BM', start + len(pixels), 0, 0, start)
+          + struct.pack('<IiiHHIIiiII', header, 8, 8, 1, bits, compression, len(pixels), 0, 0, 0, 0)
+          + masks + palette + pixels)
+
+
+@pytest.mark.parametrize('picture', [
+    _bmp(8, bytes(64), palette=GREYS[::-1].tobytes()),
+    _bmp(8, b'\x08\x07\x00\x00' * 8 + b'\x00\x01', compression=1, palette=GREYS.tobytes()),
+    _bmp(4, bytes(32), palette=GREYS[:16].tobytes()),
+    _bmp(16, bytes(128)),
+    _bmp(32, bytes(256), compression=3, masks=[0xff, 0xff00, 0xff0000]),
+], ids=['colours', 'compressed', 'four bits', 'sixteen bits', 'red last'])
+def test_bmp_that_tensorflow_misreads_is_refused(picture, home, capsys):
+  (home / 'mine.bmp').write_bytes(picture)
+  assert cifar10_predict.main(['mine.bmp']) == 1
   out, err = capsys.readouterr()
-  assert out.startswith('grey.bmp')
-  assert out.count('\n') == 1
-  assert ('colours.bmp is a BMP picture with a palette, which TensorFlow does not decode: save it '
-          'as PNG.') in err
+  assert out == ''
+  assert ('mine.bmp is a BMP picture of a kind that TensorFlow does not decode: save it as PNG.'
+          in err)
+
+
+ORANGE = bytes([0, 90, 200])  # Blue, green, red.
+
+
+@pytest.mark.parametrize('picture, expected', [
+    (_bmp(8, bytes([90] * 64), palette=GREYS.tobytes()), [90, 90, 90]),
+    (_bmp(24, ORANGE * 64), [200, 90, 0]),
+    (_bmp(32, (ORANGE + b'\0') * 64), [200, 90, 0]),
+    (_bmp(32, (ORANGE + b'\0') * 64, compression=3, masks=MASKS), [200, 90, 0]),
+    # Half transparent, on white.
+    (_bmp(32, (ORANGE + b'\x80') * 64, compression=3, masks=MASKS + [0xff000000], header=56),
+     [227, 172, 127]),
+], ids=['greys', 'colours', 'four bytes', 'four bytes with masks', 'transparent'])
+def test_bmp_shows_what_other_programs_see_in_it(picture, expected, home):
+  (home / 'mine.bmp').write_bytes(picture)
+  with tf.Session() as session:
+    contents = tf.constant([cifar10_predict.read('mine.bmp')])
+    image = session.run(cifar10_input.decode_pictures(contents))
+  assert np.unique(image[0].reshape(-1, 3), axis=0).tolist() == [expected]
 
 
 def test_several_views_are_averaged(home, small_data_dir, capsys):

@@ -274,6 +274,7 @@ def test_bad_input_is_one_sentence_and_changes_nothing(
 
 @pytest.mark.parametrize('script, flags', [
     ('cifar10_train.py', ['train_dir=cifar10/train', 'max_steps=100000', 'log_frequency=10']),
+    ('cifar10_multi_gpu_train.py', ['num_gpus=1', 'train_dir=cifar10/train']),
     ('cifar10_eval.py', ['eval_dir=cifar10/eval', 'eval_data=test', 'eval_interval_secs=300']),
     ('cifar10_predict.py', ['json=false', 'export_dir=', 'checkpoint_dir=cifar10/train']),
     ('svhn_to_cifar10.py', ['mat_dir=.', 'output_dir=svhn']),
@@ -282,6 +283,7 @@ def test_help_fits_the_terminal_and_begins_with_the_scripts_own_flags(script, fl
   process = _run(tmp_path, script, '--batch_size=7', '--help')
   assert (process.returncode, process.stderr) == (0, '')
   lines = process.stdout.splitlines()
+  assert 2 <= lines.index('') <= 3  # What it does.
   assert '  python %s' % script in process.stdout
   assert max(map(len, lines)) < 80
   listed = [line[4:] for line in lines if line.startswith('  --')]
