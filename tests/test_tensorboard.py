@@ -36,12 +36,13 @@ HAS_TEXT = VISIBLE + '.some(element => element.textContent.trim() == arguments[1
 
 @pytest.fixture(scope='module')
 def logdir(small_data_dir, tmp_path_factory):
-  """The folder of a short training that was evaluated."""
+  """The folder of a short training that was evaluated twice."""
   home = tmp_path_factory.mktemp('tensorboard') / 'home'
   home.mkdir()
-  for script, *args in [
-      ('cifar10_train.py', '--max_steps=41', '--save_summaries_steps=10', '--log_frequency=10'),
-      ('cifar10_eval.py', '--run_once')]:
+  training = ('cifar10_train.py', '--save_summaries_steps=10', '--log_frequency=10')
+  evaluation = ('cifar10_eval.py', '--run_once')
+  for script, *args in [(*training, '--max_steps=21'), evaluation, (*training, '--max_steps=41'),
+                        evaluation]:
     process = warm_process.WarmProcess(
         home, script, ['--data_dir=' + small_data_dir, '--batch_size=8', *args])
     assert process.wait() == 0, process.err
@@ -92,22 +93,23 @@ def test_training_and_evaluation_are_two_runs_with_all_that_they_wrote(logdir):
     tags = _tags(address, {'train', 'eval'})
     assert {'learning_rate', 'losses/total_loss/raw', 'losses/total_loss/average',
             'conv1/sparsity', 'examples/sec'} <= tags['scalars']['train'].keys()
-    assert 'precision @ 1' in tags['scalars']['eval']
+    assert {'precision @ 1', 'recall/warm disc'} <= tags['scalars']['eval'].keys()
     assert {'conv1/filters/image', 'input/images/image/0'} <= tags['images']['train'].keys()
     assert {'conv1/activations', 'conv1/weights/values', 'conv1/weights/gradients'} <= (
         tags['histograms']['train'].keys())
     assert 'confusion matrix/picture' in tags['images']['eval']
-    assert 'confusion matrix/counts' in json.loads(_get(address, 'text/tags'))['eval']
+    assert {'confusion matrix/counts', 'mistakes/names'} <= set(
+        json.loads(_get(address, 'text/tags'))['eval'])
     query = urllib.parse.urlencode({'tag': 'losses/total_loss/raw', 'run': 'train'})
     points = json.loads(_get(address, 'scalars/scalars?' + query))
-    assert [step for _, step, _ in points] == [1, 11, 21, 31, 41]
+    assert [step for _, step, _ in points] == [1, 11, 21, 22, 32]  # Resumed after 21.
     for run in ('train', 'eval'):
       assert b'name: "softmax_linear/softmax_linear"' in _get(address, 'graphs/graph?run=' + run)
 
 
 @pytest.fixture(scope='module')
 def tab(logdir, tmp_path_factory):
-  """A function that opens a tab of TensorBoard on the training, and returns the browser."""
+  """A function that opens a tab of TensorBoard on a run, and returns the browser."""
   chromium, driver = shutil.which('chromium'), shutil.which('chromedriver')
   if not (chromium and driver):
     pytest.skip('no browser here: apt-get install chromium chromium-driver')
@@ -119,13 +121,15 @@ def tab(logdir, tmp_path_factory):
                'disable-quic', 'window-size=1280,1000',
                'user-data-dir=%s' % tmp_path_factory.mktemp('profile')):
     options.add_argument('--' + flag)
-  with _served(logdir / 'train') as address:
-    _tags(address, {'.'})
+  with _served(logdir / 'train') as training, _served(logdir / 'eval') as evaluation:
+    addresses = {'train': training, 'eval': evaluation}
+    for address in addresses.values():
+      _tags(address, {'.'})
     service = webdriver.chrome.service.Service(driver)
     with webdriver.Chrome(options=options, service=service) as browser:
-      def open_tab(name):
+      def open_tab(run, name):
         browser.get('about:blank')  # Another fragment alone would not load the page again.
-        browser.get('%s/#%s' % (address, name))
+        browser.get('%s/#%s' % (addresses[run], name))
         return browser
 
       yield open_tab
@@ -137,23 +141,41 @@ def _wait(browser, question, *args):
   return WebDriverWait(browser, 120).until(lambda _: browser.execute_script(question, *args))
 
 
-@pytest.mark.parametrize('tag', ['losses/total_loss/raw', 'learning_rate', 'examples/sec'])
-def test_scalars_are_drawn_as_curves(tab, tag):
-  browser = tab('scalars&tagFilter=%s$' % tag)
+@pytest.mark.parametrize('run, tag', [
+    ('train', 'losses/total_loss/raw'), ('train', 'losses/total_loss/average'),
+    ('train', 'learning_rate'), ('train', 'examples/sec'), ('train', 'conv1/sparsity'),
+    ('eval', 'precision @ 1'), ('eval', 'recall/warm disc')])
+def test_scalars_are_drawn_as_curves(tab, run, tag):
+  browser = tab(run, 'scalars&tagFilter=%s' % urllib.parse.quote('^%s$' % tag))
   _wait(browser, HAS_TEXT, '*', tag)
-  # The chart that the filter finds comes first. Its curve joins at least three points.
-  _wait(browser, VISIBLE + '.slice(0, 1).some(line => /L.*L/.test(line.getAttribute("d")))',
+  # The chart that the filter finds comes first. Its curve joins the points there are.
+  _wait(browser, VISIBLE + '.slice(0, 1).some(line => /L/.test(line.getAttribute("d")))',
         'path.line')
 
 
 def test_images_and_filters_are_shown(tab):
-  browser = tab('images')
+  browser = tab('train', 'images')
   # In pixels: three distorted images, and the grid of 8 x 8 filters.
   _wait(browser, VISIBLE + '.map(image => image.naturalWidth).sort() == "24,24,24,48"', 'img')
 
 
+def test_confusion_matrix_and_mistakes_are_shown(tab):
+  # The groups below the first two are closed, but for what the filter finds.
+  browser = tab('eval', 'images&tagFilter=^mistakes')
+  widths = VISIBLE + '.map(image => image.naturalWidth)'
+  # In pixels: ten cells of 24; up to four images of 96, and as many gaps of 6.
+  _wait(browser, widths + '.includes(240)', 'img')
+  _wait(browser, widths + '.some(width => [102, 204, 306, 408].includes(width))', 'img')
+
+
+def test_tables_name_what_was_taken_for_what(tab):
+  browser = tab('eval', 'text')
+  for name in ('shown, taken for', 'warm disc', 'cool ring'):
+    _wait(browser, HAS_TEXT, 'th, td', name)
+
+
 def test_graph_is_the_layers_and_a_few_boxes_for_the_rest(tab):
-  browser = tab('graphs')
+  browser = tab('train', 'graphs')
   names = VISIBLE + '.map(node => node.getAttribute("data-name"))'
   _wait(browser, names + '.includes("train")', 'g.node')
   nodes = browser.execute_script(names, 'g.node')
@@ -164,7 +186,7 @@ def test_graph_is_the_layers_and_a_few_boxes_for_the_rest(tab):
 @pytest.mark.parametrize('name, path', [('histograms', 'path.outline'),
                                         ('distributions', 'path.area')])
 def test_activations_weights_and_gradients_are_drawn(tab, name, path):
-  browser = tab(name)
+  browser = tab('train', name)
   for tag in ('conv1/activations', 'conv1/weights/gradients', 'conv1/weights/values'):
     _wait(browser, HAS_TEXT, '*', tag)
   _wait(browser, VISIBLE + '.length >= 5', path)
