@@ -1,18 +1,12 @@
 """TensorBoard on a run: what it is served, and what a browser draws of it."""
 
-import contextlib
 import json
-import re
 import shutil
-import subprocess
-import sys
-import threading
-import time
 import urllib.parse
-import urllib.request
 
 import pytest
 
+import tensorboard_process
 import warm_process
 
 LAYERS = ['conv1', 'pool1', 'norm1', 'conv2', 'norm2', 'pool2', 'local3', 'local4',
@@ -49,48 +43,9 @@ def logdir(small_data_dir, tmp_path_factory):
   return home / 'cifar10'
 
 
-@contextlib.contextmanager
-def _served(logdir):
-  """Serves a folder on a port of its own; yields the address."""
-  server = subprocess.Popen(
-      [sys.executable, '-m', 'tensorboard.main', '--logdir', str(logdir), '--host', '127.0.0.1',
-       '--port', '0', '--load_fast', 'false'],
-      stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-  # If it never tells its address, its end does end the loop.
-  watchdog = threading.Timer(120, server.kill)
-  watchdog.start()
-  try:
-    address = next(filter(None, (re.search(r'http://127\.0\.0\.1:\d+', line)
-                                 for line in server.stdout)), None)
-    watchdog.cancel()
-    assert address
-    yield address.group()
-  finally:
-    watchdog.cancel()
-    server.terminate()
-    server.wait(timeout=30)
-
-
-def _get(address, path):
-  with urllib.request.urlopen(address + '/data/plugin/' + path, timeout=60) as response:
-    return response.read()
-
-
-def _tags(address, runs):
-  """Returns {plugin: {run: tags}} once the server, which reads the runs meanwhile, knows `runs`."""
-  deadline = time.time() + 120
-  while True:
-    tags = {plugin: json.loads(_get(address, plugin + '/tags'))
-            for plugin in ('scalars', 'images', 'histograms')}
-    if all(runs <= of_plugin.keys() for of_plugin in tags.values()):
-      return tags
-    assert time.time() < deadline, tags
-    time.sleep(0.5)
-
-
 def test_training_and_evaluation_are_two_runs_with_all_that_they_wrote(logdir):
-  with _served(logdir) as address:
-    tags = _tags(address, {'train', 'eval'})
+  with tensorboard_process.served(logdir) as address:
+    tags = tensorboard_process.tags(address, {'train', 'eval'})
     assert {'learning_rate', 'losses/total_loss/raw', 'losses/total_loss/average',
             'conv1/sparsity', 'examples/sec'} <= tags['scalars']['train'].keys()
     assert {'precision @ 1', 'recall/warm disc'} <= tags['scalars']['eval'].keys()
@@ -99,12 +54,13 @@ def test_training_and_evaluation_are_two_runs_with_all_that_they_wrote(logdir):
         tags['histograms']['train'].keys())
     assert 'confusion matrix/picture' in tags['images']['eval']
     assert {'confusion matrix/counts', 'mistakes/names'} <= set(
-        json.loads(_get(address, 'text/tags'))['eval'])
+        json.loads(tensorboard_process.get(address, 'text/tags'))['eval'])
     query = urllib.parse.urlencode({'tag': 'losses/total_loss/raw', 'run': 'train'})
-    points = json.loads(_get(address, 'scalars/scalars?' + query))
+    points = json.loads(tensorboard_process.get(address, 'scalars/scalars?' + query))
     assert [step for _, step, _ in points] == [1, 11, 21, 22, 32]  # Resumed after 21.
     for run in ('train', 'eval'):
-      assert b'name: "softmax_linear/softmax_linear"' in _get(address, 'graphs/graph?run=' + run)
+      graph = tensorboard_process.get(address, 'graphs/graph?run=' + run)
+      assert b'name: "softmax_linear/softmax_linear"' in graph
 
 
 @pytest.fixture(scope='module')
@@ -121,10 +77,11 @@ def tab(logdir, tmp_path_factory):
                'disable-quic', 'window-size=1280,1000',
                'user-data-dir=%s' % tmp_path_factory.mktemp('profile')):
     options.add_argument('--' + flag)
-  with _served(logdir / 'train') as training, _served(logdir / 'eval') as evaluation:
+  with tensorboard_process.served(logdir / 'train') as training, \
+      tensorboard_process.served(logdir / 'eval') as evaluation:
     addresses = {'train': training, 'eval': evaluation}
     for address in addresses.values():
-      _tags(address, {'.'})
+      tensorboard_process.tags(address, {'.'})
     service = webdriver.chrome.service.Service(driver)
     with webdriver.Chrome(options=options, service=service) as browser:
       def open_tab(run, name):

@@ -1,5 +1,6 @@
 """The commands of docs/tutorial.md, one after the other as a reader runs them, but shorter."""
 
+import json
 import os
 import re
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 
 from conftest import ROOT
+import tensorboard_process
 import warm_process
 
 # In place of the reader's numbers; evaluation takes fewer images.
@@ -35,25 +37,26 @@ def test_each_command_runs(data_dir, tmp_path):
   (home / 'cifar10' / 'synthetic' / 'data').symlink_to(data_dir)
   (home / 'docs').symlink_to(os.path.join(ROOT, 'docs'))
   _write_svhn(home)
-  commands = [command for command in _commands() if command.startswith('python ')]
-  assert len(commands) > 10
-  for command in commands:
-    _, script, *arguments = re.sub(r'(?<=--max_steps=)\d+', lambda steps: STEPS[steps.group()],
-                                   command).split()
+  said = {}
+  for command in _commands():
+    program, *arguments = re.sub(r'(?<=--max_steps=)\d+', lambda steps: STEPS[steps.group()],
+                                 command).split()
+    if program == 'tensorboard':
+      [_, logdir] = arguments
+      with tensorboard_process.served(home / logdir) as address:
+        assert 'learning_rate' in tensorboard_process.tags(address, {'train'})['scalars']['train']
+      continue
+    assert program == 'python'
+    script, *arguments = arguments
     if script == 'cifar10_eval.py':
       arguments.append('--num_examples=20')
     process = warm_process.WarmProcess(home, script, arguments)
     assert (command, process.wait(300), process.err) == (command, 0, '')
+    said.setdefault(script, []).append(process.out)
 
-
-def test_commands_that_are_no_script_are_tensorboards():
-  # Which test_tensorboard.py looks at.
-  assert {command.split()[0] for command in _commands()} == {'python', 'tensorboard'}
-
-
-def test_pictures_and_files_that_the_text_names_are_there():
-  docs = os.path.join(ROOT, 'docs')
-  with open(os.path.join(docs, 'tutorial.md'), encoding='utf-8') as text:
-    paths = re.findall(r'\]\(([^):#]+)\)', text.read())
-  assert len(paths) > 10
-  assert [path for path in paths if not os.path.exists(os.path.join(docs, path))] == []
+  assert 'step 0, loss = ' in said['cifar10_train.py'][0]
+  # As the text says.
+  assert 'Resuming cifar10/synthetic/train from step 2.' in said['cifar10_multi_gpu_train.py'][0]
+  assert all('precision @ 1 = ' in out for out in said['cifar10_eval.py'])
+  assert [picture['file'] for picture in json.loads(said['cifar10_predict.py'][1])] == [
+      'docs/images/filters.png', 'docs/images/graph.png']
