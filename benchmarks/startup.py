@@ -1,9 +1,9 @@
 """Measures how long a training takes from the command to its first step.
 
-  python benchmarks/startup.py --data_dir=cifar10/data
+  python benchmarks/startup.py --data_dir=cifar10/data --min_queue_examples=1000
 
-Beside it the time of `import tensorflow` alone, which no script can do without; the two take turns.
-Run it on a machine that does nothing else.
+Its flags are those of cifar10_train.py. Beside it the time of `import tensorflow` alone, which no
+script can do without; the two take turns. Run it on a machine that does nothing else.
 """
 
 import argparse
@@ -23,13 +23,12 @@ def import_tensorflow():
   return time.perf_counter() - start
 
 
-def first_step(data_dir):
+def first_step(flags):
   with tempfile.TemporaryDirectory() as train_dir:
     start = time.perf_counter()
     process = subprocess.Popen(
-        [sys.executable, os.path.join(ROOT, 'cifar10_train.py'), '--data_dir=' + data_dir,
-         '--train_dir=' + train_dir],
-        stdout=subprocess.PIPE, text=True)
+        [sys.executable, os.path.join(ROOT, 'cifar10_train.py'), '--train_dir=' + train_dir]
+        + flags, stdout=subprocess.PIPE, text=True)
     try:
       if not any('step 0,' in line for line in process.stdout):
         sys.exit('The training ended before its first step.')
@@ -40,15 +39,14 @@ def first_step(data_dir):
 
 
 def main():
-  parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
-  parser.add_argument('--data_dir', default='cifar10/data', help='folder with the data set')
+  parser = argparse.ArgumentParser(description=__doc__.split('\n')[0], allow_abbrev=False)
   parser.add_argument('--rounds', type=int, default=7, help='turns of each')
-  arguments = parser.parse_args()
+  arguments, flags = parser.parse_known_args()
 
   imports, steps = [], []
   for _ in range(arguments.rounds):
     imports.append(import_tensorflow())
-    steps.append(first_step(arguments.data_dir))
+    steps.append(first_step(flags))
   for what, seconds in (('import tensorflow', imports), ('first training step', steps)):
     print('%-20s %5.2f s (%.2f .. %.2f)' % (
         what, statistics.median(seconds), min(seconds), max(seconds)))
