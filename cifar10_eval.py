@@ -105,8 +105,7 @@ def _eval_dir():
       probe.write(bytes(_EVENTS_BYTES))
       probe.flush()
   except OSError as error:
-    raise UserError('Cannot write to %s (%s): put that right, or name another directory with '
-                    '--eval_dir.'
+    raise UserError('Cannot write to %s (%s): name another directory with --eval_dir.'
                     % (eval_dir, error.strerror)) from error
   return eval_dir
 
