@@ -182,7 +182,7 @@ BAD_RUNS = [
     (TRAIN, [], _write('run.json', 200000 * '['), 'run.json is damaged: '),
     (TRAIN, [], _is_directory('checkpoint'), 'checkpoint is a directory, in the place of the file'),
     (TRAIN, [], _of_tensorflow_2, 'ckpt-2, which is no model.ckpt-N of this directory: '),
-    (TRAIN, ['--restart'], _of_tensorflow_2, 'ckpt-2, which is no model.ckpt-N of this directory: '),
+    (TRAIN, ['--restart'], _of_tensorflow_2, 'ckpt-2, which is no model.ckpt-N of this directory'),
     (TRAIN, [], _write('checkpoint', 'model_checkpoint_path: "/other/model.ckpt-4"'),
      'checkpoint names /other/model.ckpt-4, which is no model.ckpt-N of this directory: '),
     (TRAIN, [], _damaged_of_unknown_origin, 'is damaged or missing, and no run.json proves that'),
