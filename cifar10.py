@@ -109,14 +109,19 @@ def directory(flag):
 def maybe_download_and_extract():
   """Sees to it that the data set is there: downloads it, or with --synthetic generates it.
 
+  One that is there already is proved whole.
+
   Raises:
-    UserError: --data_dir is not a folder to put the data set in, or the download fails.
+    UserError: --data_dir is not a folder to put the data set in, the download fails, or a file is
+      missing or damaged.
   """
   data_dir = directory('data_dir')
   if FLAGS.synthetic and not FLAGS['data_dir'].using_default_value:
     raise UserError('--synthetic and --data_dir=%s name two data sets: give one of them.'
                     % data_dir)
-  if cifar10_dataset.locate(data_dir):
+  folder = cifar10_dataset.locate(data_dir)
+  if folder:
+    cifar10_dataset.verify(folder)
     return
   if FLAGS.synthetic:
     cifar10_dataset.write_synthetic(data_dir)

@@ -4,21 +4,27 @@ TensorFlow's file `checkpoint` names the latest and those before it; `model.ckpt
 `model.ckpt-N.data-*` are the one of step N, and `model.ckpt-N.meta` is its graph.
 """
 
+import contextlib
 import glob
 import os
 import re
-import shutil
 
 import tensorflow.compat.v1 as tf
 
 from cifar10_console import UserError
 
+_PART = r'(index|data-\d{5}-of-\d{5})'
+_FILE = re.compile(r'(model\.ckpt-\d+)\.(meta|%s)' % _PART)
 # What TensorFlow leaves when it is killed while it writes.
-_UNFINISHED = re.compile(r'(checkpoint|graph\.pbtxt|model\.ckpt-\d+\.meta)\.tmp[0-9a-f]+'
-                         r'|model\.ckpt-\d+\.(index|data-\d{5}-of-\d{5})\.tempstate\d+')
-_REMEDY = 'start the training again, which goes on from the one before.'
+_UNFINISHED = re.compile(r'(checkpoint|graph\.pbtxt|model\.ckpt-\d+\.meta)\.tmp[0-9a-f]{32}'
+                         r'|model\.ckpt-\d+\.%s\.tempstate\d+'
+                         r'|model\.ckpt-\d+_temp/part-\d{5}-of-\d{5}\.%s(\.tempstate\d+)?'
+                         % (_PART, _PART))
+_DAMAGED = 'damaged-'  # Before the names of what is set aside.
 
-_FILE = re.compile(r'(model\.ckpt-\d+)\.(index|meta|data-\d{5}-of-\d{5})')
+_STEP = 'global_step'
+
+_REMEDY = 'start the training again, which goes on from the one before.'
 
 
 class Damaged(UserError):
@@ -40,6 +46,68 @@ def latest(train_dir):
   return path
 
 
+def is_written(path):
+  """Returns whether TensorFlow or `recover` gives this name to what it writes.
+
+  Args:
+    path: of a file, relative to the run's directory.
+  """
+  return bool(path in ('checkpoint', 'graph.pbtxt') or _UNFINISHED.fullmatch(path)
+              or _FILE.fullmatch(path.removeprefix(_DAMAGED)))
+
+
+def check_restart(train_dir, keys):
+  """Checks that a directory, whose run is about to be deleted, has no checkpoint of something else.
+
+  One that is damaged may be anything, and is none.
+
+  Args:
+    train_dir: path of the directory.
+    keys: those that every checkpoint of this program has.
+
+  Raises:
+    UserError: it has one.
+  """
+  _own_names(train_dir)
+  for checkpoint in _on_disk(train_dir):
+    try:
+      _, shapes = _read(checkpoint)
+    except Damaged:
+      continue
+    for key in keys:
+      if key not in shapes:
+        raise UserError('%s is a checkpoint of something else, without %s, and --restart deletes '
+                        'nothing beside it: move it elsewhere, or name another directory with '
+                        '--train_dir.' % (checkpoint, key))
+
+
+def latest_as_it_is(train_dir):
+  """Finds the checkpoint to go on from where nothing proves that the run is one of ours.
+
+  Nothing is put in order there: it may belong to something else.
+
+  Returns:
+    The path of that checkpoint, which is whole, or None where there is none.
+
+  Raises:
+    UserError: the latest is damaged, or it cannot be told which that is.
+  """
+  _own_names(train_dir)
+  try:
+    checkpoint = latest(train_dir)
+    if checkpoint:
+      _read(checkpoint)
+  except Damaged as error:
+    raise UserError('The latest checkpoint in %s is damaged or missing, and no run.json proves '
+                    'that it is from here, so nothing is put in order: name another directory '
+                    'with --train_dir.' % train_dir) from error
+  if not checkpoint and _on_disk(train_dir):
+    raise UserError('%s is there, but neither a run.json nor a file `checkpoint` that names it: '
+                    'move it elsewhere, or name another directory with --train_dir.'
+                    % _on_disk(train_dir)[-1])
+  return checkpoint
+
+
 def recover(train_dir):
   """Puts in order what a run that was killed, or a failing disk, left behind.
 
@@ -48,19 +116,19 @@ def recover(train_dir):
   that is whole. Nobody else may be at work in the directory.
 
   Args:
-    train_dir: path of the run's directory.
+    train_dir: path of the directory of a run that is one of ours.
 
   Returns:
     The path of that checkpoint, or None where there is none.
+
+  Raises:
+    UserError: the file `checkpoint` is not that of such a run.
   """
-  _delete_unfinished(train_dir)
-  named, before = _named(train_dir)
-  on_disk = sorted((path[:-len('.index')]
-                    for path in glob.glob(os.path.join(train_dir, 'model.ckpt-*.index'))
-                    if _FILE.fullmatch(os.path.basename(path))), key=_step)
+  named, before = _own_names(train_dir)
   # The names come last, because the user may have chosen an older one to go on from.
   known = before + [named] if named else []
-  paths = [path for path in on_disk if path not in known] + known
+  _delete_unfinished(train_dir, known)
+  paths = [path for path in _on_disk(train_dir) if path not in known] + known
   while paths:
     try:
       _read(paths[-1])
@@ -89,28 +157,56 @@ def _named(train_dir):
   return path, [other for other in state.all_model_checkpoint_paths if other != path]
 
 
-def _step(path):
-  return int(path.rsplit('-', 1)[1])
+def _own_names(train_dir):
+  """Returns what `_named` does; a `UserError` if these are not all checkpoints of the directory."""
+  names = os.path.join(train_dir, 'checkpoint')
+  if os.path.isdir(names):
+    raise UserError('%s is a directory, in the place of the file that names the latest '
+                    'checkpoint: move it elsewhere, or name another directory with --train_dir.'
+                    % names)
+  named, before = _named(train_dir)
+  for path in before + [named] if named else []:
+    folder, name = os.path.split(path)
+    if (not re.fullmatch(r'model\.ckpt-\d+', name)
+        or os.path.realpath(folder) != os.path.realpath(train_dir)):
+      raise UserError('%s names %s, which is no model.ckpt-N of this directory: remove it, if '
+                      'the run is one of ours, or name another directory with --train_dir.'
+                      % (names, path))
+  # Also where it names the directory in another way, as an absolute path, say.
+  own = [os.path.join(train_dir, os.path.basename(path)) for path in before]
+  return named and os.path.join(train_dir, os.path.basename(named)), own
 
 
-def _delete_unfinished(train_dir):
-  names = os.listdir(train_dir)
-  whole = {name[:-len('.index')] for name in names if name.endswith('.index')}
-  for name in names:
-    path = os.path.join(train_dir, name)
+def _on_disk(train_dir):
+  """Returns the paths of the checkpoints that have an index, in the order of their steps."""
+  indices = glob.glob(os.path.join(glob.escape(train_dir), 'model.ckpt-*.index'))
+  return sorted((path[:-len('.index')] for path in indices
+                 if _FILE.fullmatch(os.path.basename(path)) and os.path.isfile(path)),
+                key=lambda path: int(path.rsplit('-', 1)[1]))
+
+
+def _delete_unfinished(train_dir, known):
+  folder = glob.escape(train_dir)
+  whole = {os.path.basename(path) for path in _on_disk(train_dir) + known}
+  for path in (glob.glob(os.path.join(folder, '*'))
+               + glob.glob(os.path.join(folder, 'model.ckpt-*_temp', '*'))):
+    name = os.path.relpath(path, train_dir)
     of_checkpoint = _FILE.fullmatch(name)
-    # The index is written after the data: data without it are not finished either.
-    if _UNFINISHED.fullmatch(name) or of_checkpoint and of_checkpoint.group(1) not in whole:
+    # The index is written after the data, and then `checkpoint`: data without either are not
+    # finished.
+    if os.path.isfile(path) and (_UNFINISHED.fullmatch(name)
+                                 or of_checkpoint and of_checkpoint.group(1) not in whole):
       os.remove(path)
-    elif re.fullmatch(r'model\.ckpt-\d+_temp', name):
-      shutil.rmtree(path)
+  for path in glob.glob(os.path.join(folder, 'model.ckpt-*_temp')):
+    with contextlib.suppress(OSError):  # The user keeps something in it.
+      os.rmdir(path)
 
 
 def _set_aside(checkpoint):
-  folder, name = os.path.split(checkpoint)
   for path in glob.glob(glob.escape(checkpoint) + '.*'):
-    suffix = path[len(checkpoint):]
-    os.replace(path, os.path.join(folder, 'damaged-' + name + suffix))
+    folder, name = os.path.split(path)
+    if _FILE.fullmatch(name) and os.path.isfile(path):
+      os.replace(path, os.path.join(folder, _DAMAGED + name))
 
 
 def check_fits(checkpoint, variables):
@@ -128,14 +224,14 @@ def check_fits(checkpoint, variables):
     UserError: it is one of another network; the first key that does not fit is named.
   """
   step, shapes = _read(checkpoint)
-  for key, variable in sorted(variables.items()):
-    here = variable.shape.as_list()
+  wanted = {key: variable.shape.as_list() for key, variable in variables.items()}
+  for key, here in sorted(wanted.items()) + [(_STEP, [])]:
     if shapes.get(key) != here:
       there = 'is missing' if key not in shapes else 'has shape %s' % shapes[key]
       raise UserError('%s is a checkpoint of another network: %s %s there and has shape %s here; '
                       'name another directory, or give the flags of that run (see its run.json).'
                       % (checkpoint, key, there, here))
-  return step
+  return int(step)
 
 
 def restore(session, saver, checkpoint, variables):
@@ -149,14 +245,17 @@ def restore(session, saver, checkpoint, variables):
 
 
 def _read(checkpoint):
-  """Reads a checkpoint whole; returns its step and the shapes of its variables by key."""
+  """Reads a checkpoint whole; returns the value of its step, if any, and all shapes by key."""
   if not tf.train.checkpoint_exists(checkpoint):
     raise Damaged('%s is missing: %s' % (checkpoint, _REMEDY))
   try:
     reader = tf.train.load_checkpoint(checkpoint)
     shapes = reader.get_variable_to_shape_map()
+    step = None
     for key in shapes:
-      reader.get_tensor(key)  # Which compares its checksum.
-    return int(reader.get_tensor('global_step')), shapes
+      value = reader.get_tensor(key)  # Which compares its checksum.
+      if key == _STEP:
+        step = value
+    return step, shapes
   except (tf.errors.OpError, ValueError, IndexError) as error:
     raise Damaged('%s is damaged (%s): %s' % (checkpoint, error, _REMEDY)) from error

@@ -38,9 +38,7 @@ def run(main, takes_arguments=False):
       return main(arguments) if takes_arguments else main()
     except UserError as error:
       return _fail(error, 1)
-    except BrokenPipeError:
-      # Whoever read our lines has left (`| head`). Python flushes once more at exit: into nothing.
-      os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # Whoever read our lines has left (`| head`).
       return 1
     except OSError as error:
       if error.filename is None:
@@ -55,7 +53,29 @@ def run(main, takes_arguments=False):
   # Line by line also into a file or a pipe, where someone may be following the run.
   # And whatever a file is called, its name can be printed.
   sys.stdout.reconfigure(line_buffering=True, errors='backslashreplace')
+  sys.stdout = _Output(sys.stdout)
   app.run(reported, flags_parser=lambda argv: _parse_flags(argv, takes_arguments))
+
+
+class _Output:
+  """Standard output, whose failure is an expected one: the disk of a log file may be full."""
+
+  def __init__(self, stream):
+    self._stream = stream
+
+  def __getattr__(self, name):
+    return getattr(self._stream, name)
+
+  def write(self, text):
+    try:
+      return self._stream.write(text)
+    except OSError as error:
+      # What is left, and what Python flushes at exit, goes into nothing.
+      os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+      if isinstance(error, BrokenPipeError):
+        raise
+      raise UserError('Standard output cannot be written (%s): put that right, and start the same '
+                      'command again.' % error.strerror) from error
 
 
 def log(message):

@@ -95,6 +95,12 @@ def files(folder, eval_data):
   return paths
 
 
+def verify(folder):
+  """Proves the whole data set, see `files`."""
+  for eval_data in _NAMES:
+    files(folder, eval_data)
+
+
 def count(folder, eval_data):
   """Returns the number of images in one part of the data set, told from the sizes of its files.
 
@@ -413,7 +419,7 @@ def make(data_dir, fill):
       os.mkdir(unfinished)
       try:
         fill(unfinished)
-        os.rename(unfinished, folder)
+        cifar10_lock.publish(unfinished, folder)
       finally:
         shutil.rmtree(unfinished, ignore_errors=True)
   except OSError as error:

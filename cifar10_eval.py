@@ -36,6 +36,8 @@ tf.app.flags.adopt_module_key_flags(cifar10_restore)
 for name in ('data_dir', 'data_url', 'synthetic', 'batch_size', 'top_layers', 'mixed_precision'):
   tf.app.flags.declare_key_flag(name)
 
+_EVENTS_BYTES = 1 << 20  # More than the events of one evaluation, and the graph, take.
+
 
 def evaluate(patience_secs=None):
   """Builds the graph and evaluates checkpoints until the last.
@@ -70,36 +72,38 @@ def evaluate(patience_secs=None):
           try:
             step = restorer.restore(session, checkpoint)
           except cifar10_checkpoint.Damaged:
-            if FLAGS.run_once:
-              raise
             # Training deletes old checkpoints, this one perhaps while it was read.
+            if FLAGS.run_once and checkpoint == cifar10_checkpoint.latest(checkpoint_dir):
+              raise
             print('%s cannot be read: waiting for the next.' % checkpoint)
             continue
           answers, truth, summary = _evaluate_once(session, probabilities, labels, summary_op)
         # Not tf.nn.in_top_k, which counts a tie as right: a network that says the same for all
         # classes would be perfect.
         precision = np.mean(answers.argmax(axis=1) == truth)
-        cifar10_console.log('precision @ 1 = %.3f' % precision)
+        _eval_dir()
         writer.add_summary(summary, step)
         writer.add_summary(_precision_summary(precision), step)
         writer.add_summary(cifar10_confusion.summary(
             truth, answers, cifar10.classes(),
             lambda indices: cifar10.read_images(FLAGS.eval_data, indices), _kind()), step)
         writer.flush()
+        cifar10_console.log('precision @ 1 = %.3f' % precision)
 
         run = cifar10_run.read(checkpoint_dir)
-        if run and step >= run['flags']['max_steps']:
+        if FLAGS.run_once or run and step >= run['flags']['max_steps']:
           break
 
 
 def _eval_dir():
-  """Returns the directory for the event files, made and proved to be writable."""
+  """Returns the directory for the event files, made and proved to have room for them."""
   eval_dir = cifar10.directory('eval_dir')
   try:
     os.makedirs(eval_dir, exist_ok=True)
     # The event writer would only log that it cannot write.
-    with tempfile.TemporaryFile(dir=eval_dir):
-      pass
+    with tempfile.TemporaryFile(dir=eval_dir) as probe:
+      probe.write(bytes(_EVENTS_BYTES))
+      probe.flush()
   except OSError as error:
     raise UserError('Cannot write to %s (%s): name another directory with --eval_dir.'
                     % (eval_dir, error.strerror)) from error
@@ -126,10 +130,12 @@ def _wait_for_checkpoint(checkpoint_dir, patience_secs):
 
 
 def _checkpoints(checkpoint_dir, patience_secs):
-  """Yields the paths of the latest checkpoint and, but for --run_once, of those to come."""
-  if FLAGS.run_once:
+  """Yields the path of the latest checkpoint, each time that of a new one.
+
+  With --run_once there is no waiting for a new one: the caller stops when one could be read.
+  """
+  while FLAGS.run_once:
     yield cifar10_restore.latest_checkpoint(checkpoint_dir)
-    return
   yield from tf.train.checkpoints_iterator(checkpoint_dir, FLAGS.eval_interval_secs, patience_secs)
   raise UserError('No new checkpoint in %s for %d seconds: see whether the training is still at '
                   'work.' % (checkpoint_dir, patience_secs))

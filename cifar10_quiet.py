@@ -17,12 +17,14 @@ import threading
 @contextlib.contextmanager
 def _stderr_aside():
   """Sets aside what is written to standard error, and shows it if the body fails."""
-  try:
-    stderr = os.dup(2)
-  except OSError:  # It is closed: `2>&-`.
-    yield
-    return
-  with tempfile.TemporaryFile() as aside:
+  with contextlib.ExitStack() as stack:
+    try:
+      stderr = os.dup(2)
+      stack.callback(os.close, stderr)
+      aside = stack.enter_context(tempfile.TemporaryFile())
+    except OSError:  # Standard error is closed (`2>&-`), or no folder takes a temporary file.
+      yield
+      return
     os.dup2(aside.fileno(), 2)
     try:
       yield
@@ -32,7 +34,6 @@ def _stderr_aside():
       raise
     finally:
       os.dup2(stderr, 2)
-      os.close(stderr)
 
 
 @contextlib.contextmanager

@@ -13,19 +13,17 @@ import re
 
 import tensorflow.compat.v1 as tf
 
+import cifar10_checkpoint
 import cifar10_lock
 from cifar10_console import UserError
 
 _RECORD = 'run.json'
 
-# The names of the files that training writes, whole or while TensorFlow and we write them.
-_WRITTEN = re.compile(r'''
-    ( run\.json | checkpoint | graph\.pbtxt
-    | (damaged-)?model\.ckpt-\d+ (\.index | \.meta | \.data-\d{5}-of-\d{5})
-    ) (\.tmp[0-9a-f]* | \.tempstate\d+)?
-    | model\.ckpt-\d+_temp/part-\d{5}-of-\d{5}\..*
-    | timeline-\d+\.json
-    | events\.out\.tfevents\.\d+\..*''', re.VERBOSE)
+# What training writes beside checkpoints, whole or while we write it.
+_WRITTEN = re.compile(r'run\.json(\.tmp)?|timeline-\d+\.json')
+# Of a host, whose name can be anything: what is in such a file tells it from one of the user's.
+_EVENTS = re.compile(r'events\.out\.tfevents\.\d{10}\.[^/]+')
+_EVENTS_BEGIN = b'\x1a\x0dbrain.Event:'
 
 
 def check_directory(path, flag):
@@ -47,6 +45,9 @@ def check_directory(path, flag):
 def locked(train_dir):
   """Makes the directory, if need be, and keeps other trainings out of it.
 
+  Yields:
+    A function that returns whether the directory is still there, see `cifar10_lock.locked`.
+
   Raises:
     UserError: another training is in it, or it cannot be made.
   """
@@ -57,10 +58,10 @@ def locked(train_dir):
   with contextlib.ExitStack() as stack:
     try:
       os.makedirs(train_dir, exist_ok=True)
-      stack.enter_context(cifar10_lock.locked(train_dir, when_busy=refuse))
+      is_in_place = stack.enter_context(cifar10_lock.locked(train_dir, when_busy=refuse))
     except OSError as error:
       raise _cannot_write(train_dir, error) from error
-    yield
+    yield is_in_place
 
 
 def _cannot_write(train_dir, error):
@@ -92,7 +93,7 @@ def record_start(train_dir, flags, classes):
     with open(path + '.tmp', 'w') as out:
       json.dump(record, out, indent=2)
       out.write('\n')
-    os.replace(path + '.tmp', path)
+    cifar10_lock.publish(path + '.tmp', path)
   except OSError as error:
     raise _cannot_write(train_dir, error) from error
 
@@ -109,7 +110,7 @@ def read(train_dir):
       record = json.load(lines)
   except (FileNotFoundError, NotADirectoryError):
     return None
-  except ValueError:
+  except (ValueError, RecursionError):  # The second of brackets in brackets, by the thousand.
     record = None
   if not _is_record(record):
     raise UserError('%s is damaged: remove it to go on without the history of the run.' % path)
@@ -150,7 +151,7 @@ def clear(train_dir):
   """
   train_dir = os.path.normpath(train_dir)
   written = [os.path.join(folder, name) for folder, _, names in os.walk(train_dir) for name in names
-             if _WRITTEN.fullmatch(os.path.relpath(os.path.join(folder, name), train_dir))]
+             if _is_written(train_dir, os.path.relpath(os.path.join(folder, name), train_dir))]
   if written and not any(os.path.basename(path).startswith(_RECORD) for path in written):
     raise UserError('%s holds %s but no %s: it is not from here, and --restart does not delete it.'
                     % (train_dir, os.path.basename(written[0]), _RECORD))
@@ -162,3 +163,13 @@ def clear(train_dir):
   for folder in {os.path.dirname(path) for path in written} - {train_dir}:
     with contextlib.suppress(OSError):  # The user keeps something in it.
       os.rmdir(folder)
+
+
+def _is_written(train_dir, path):
+  """Returns whether training wrote a file, whose path is relative to the run's directory."""
+  if not _EVENTS.fullmatch(path):
+    return bool(_WRITTEN.fullmatch(path)) or cifar10_checkpoint.is_written(path)
+  with open(os.path.join(train_dir, path), 'rb') as events:
+    beginning = events.read(100)
+  # Of a process that was killed it may be empty.
+  return not beginning or _EVENTS_BEGIN in beginning

@@ -72,7 +72,7 @@ def training_session(loss, examples_per_step, towers=1, replica=None):
     return
   train_dir, classes = checked_train_dir(), cifar10.classes()
   # What is added here is one box in TensorBoard's picture of the graph.
-  with cifar10_run.locked(train_dir), tf.name_scope('session'):
+  with cifar10_run.locked(train_dir) as is_in_place, tf.name_scope('session'):
     _prepare(train_dir, classes)
 
     # What follows is `tf.train.MonitoredTrainingSession`, spelled out because a replica opens its
@@ -80,7 +80,7 @@ def training_session(loss, examples_per_step, towers=1, replica=None):
     # the last checkpoint alone.
     stop = _StopHook(FLAGS.max_steps)
     log = _LogHook(train_dir, loss, examples_per_step * (replica.count if replica else 1))
-    scaffold = tf.train.Scaffold(saver=_Saver())
+    scaffold = tf.train.Scaffold(saver=_Saver(is_in_place))
     hooks = [log]
     if replica:
       hooks.append(replica.hook(stop.is_signalled))
@@ -121,8 +121,8 @@ def _file_errors_reported():
   """Turns what the file system said to TensorFlow into a `UserError`."""
   try:
     yield
-  except tf.errors.OpError as error:
-    file_error = _FILE_ERROR.search(error.message)
+  except (tf.errors.OpError, RuntimeError) as error:  # The second is that of the event writer.
+    file_error = _FILE_ERROR.search(str(error))
     if not file_error:
       raise
     raise UserError('%s (%s): put that right, and %s goes on from the last checkpoint.'
@@ -144,9 +144,16 @@ def checked_train_dir():
 def _prepare(train_dir, classes):
   """Sees to it that the directory is in order, fits this program, and tells of this start."""
   if FLAGS.restart:
+    # The first layer and the last remain when a reader changes those between.
+    variables = tf.trainable_variables()
+    cifar10_checkpoint.check_restart(
+        train_dir, [v.op.name for v in (variables[0], variables[-1], tf.train.get_global_step())])
     cifar10_run.clear(train_dir)
   cifar10_run.check_data_set(train_dir, classes)
-  checkpoint = cifar10_checkpoint.recover(train_dir)
+  # What another program has left in the directory is not ours to put in order.
+  is_ours = cifar10_run.read(train_dir) is not None
+  checkpoint = (cifar10_checkpoint.recover(train_dir) if is_ours
+                else cifar10_checkpoint.latest_as_it_is(train_dir))
   step = checkpoint and cifar10_checkpoint.check_fits(
       checkpoint, {v.op.name: v for v in tf.global_variables()})
   # A start that has nothing to do does not change where the run ends.
@@ -173,7 +180,11 @@ def _advice(train_dir):
 class _Saver(tf.train.Saver):
   """Saves all variables, if they are finite."""
 
-  def __init__(self):
+  def __init__(self, is_in_place):
+    """Args:
+      is_in_place: a function that returns whether the run's directory still is what it was.
+    """
+    self._is_in_place = is_in_place
     # With relative paths a run that is copied or moved stays one of its own.
     super().__init__(save_relative_paths=True)
     with tf.name_scope('finite'):
@@ -185,11 +196,15 @@ class _Saver(tf.train.Saver):
     if not session.run(self._finite):
       raise UserError('The weights are not finite any more: %s'
                       % _advice(os.path.dirname(save_path)))
+    vanished = UserError('%s has vanished, or is not the directory that it was: put it back, and '
+                         '%s goes on from the last checkpoint in it.'
+                         % (os.path.dirname(save_path), _same_command()))
+    if not self._is_in_place():
+      raise vanished
     try:
       return super().save(session, save_path, *args, **kwargs)
-    except ValueError as error:  # Which is how TensorFlow says just this.
-      raise UserError('%s is no directory any more: put that right, and %s starts anew in it.'
-                      % (os.path.dirname(save_path), _same_command())) from error
+    except ValueError as error:  # So says TensorFlow if it vanishes meanwhile.
+      raise vanished from error
 
 
 class _LogHook(tf.train.SessionRunHook):
@@ -226,13 +241,16 @@ class _LogHook(tf.train.SessionRunHook):
     if self._step % FLAGS.log_frequency == 0:
       try:
         self._log(loss)
-      except BrokenPipeError as error:
+      except (BrokenPipeError, UserError) as error:
         self._unread = error
         run_context.request_stop()
     self._step += 1
 
   def raise_if_unread(self):
-    """Reports, when the run is safe on disk, that whoever read our lines has left (`| head`)."""
+    """Reports, when the run is safe on disk, that our lines cannot be written any more.
+
+    The disk of a log file is full, or whoever read them has left (`| head`).
+    """
     if self._unread:
       raise self._unread
 
@@ -307,6 +325,6 @@ class _StopHook(tf.train.StopAtStepHook):
     """Ends the process with the conventional status, if it was a signal that ended the loop."""
     if self._signal:
       where = 'after step %d' % self._step if self._step is not None else 'waiting for other tasks'
-      print('Stopped by %s %s; %s goes on from there.'
-            % (self._signal.name, where, _same_command()))
+      print('Stopped by %s %s; %s goes on from there, in %s.'
+            % (self._signal.name, where, _same_command(), cifar10.directory('train_dir')))
       sys.exit(128 + self._signal)

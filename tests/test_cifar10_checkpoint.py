@@ -125,9 +125,112 @@ def test_damaged_latest_checkpoint_is_set_aside_and_the_one_before_is_used(
   assert capsys.readouterr().out == '%s/model.ckpt-4 %s\n' % (
       run_dir, 'is damaged or missing: set aside, and the one before it is used.')
   assert not list(run_dir.glob('model.ckpt-4*'))
-  if damage is not os.remove:
-    assert (run_dir / ('damaged-model.ckpt-4' + suffix)).exists()
+  assert {path.name for path in run_dir.glob('damaged-*')} == {
+      'damaged-model.ckpt-4' + other for other in ('.index', '.data-00000-of-00001', '.meta')
+      if damage is not os.remove or other != suffix}
   assert _recovered(run_dir) == (3, [1, 2, 3])
+
+
+def test_users_files_beside_a_damaged_checkpoint_stay(run_dir):
+  _cut(run_dir / 'model.ckpt-4.index')
+  (run_dir / 'model.ckpt-4.notes.md').write_text('mine')
+  (run_dir / 'model.ckpt-9.index').mkdir()
+  assert _recovered(run_dir) == (3, [1, 2, 3])
+  assert (run_dir / 'model.ckpt-4.notes.md').read_text() == 'mine'
+  assert (run_dir / 'model.ckpt-9.index').is_dir()
+
+
+def _contents(folder):
+  return {path: path.read_bytes() if path.is_file() else None for path in folder.rglob('*')}
+
+
+FOREIGN_NAMES = [
+    'model_checkpoint_path: "ckpt-2"', 'model_checkpoint_path: "mine.ckpt-7"',
+    'model_checkpoint_path: "../other/model.ckpt-4"',
+    'model_checkpoint_path: "model.ckpt-4"\nall_model_checkpoint_paths: "../other/model.ckpt-3"']
+
+
+@pytest.mark.parametrize('function', [
+    cifar10_checkpoint.recover, cifar10_checkpoint.latest_as_it_is,
+    lambda train_dir: cifar10_checkpoint.check_restart(train_dir, ['weights', 'global_step'])])
+@pytest.mark.parametrize('contents', FOREIGN_NAMES)
+def test_name_of_a_checkpoint_that_is_none_of_the_run_is_refused(run_dir, contents, function):
+  # Beside it, or above.
+  (run_dir / 'other').mkdir()
+  train_dir = run_dir / 'train'
+  train_dir.mkdir()
+  for path in run_dir.glob('model.ckpt-*'):
+    (train_dir / path.name).write_bytes(path.read_bytes())
+    path.rename(run_dir / 'other' / path.name)
+  for path in (run_dir / 'other').glob('*.index'):
+    _cut(path)
+  (train_dir / 'checkpoint').write_text(contents)
+  before = _contents(run_dir)
+  with pytest.raises(UserError, match='which is no model.ckpt-N of this directory: remove it, if'):
+    function(str(train_dir))
+  assert _contents(run_dir) == before
+
+
+def test_names_may_be_absolute(run_dir):
+  (run_dir / 'checkpoint').write_text('\n'.join(
+      ['model_checkpoint_path: "%s/model.ckpt-4"' % run_dir]
+      + ['all_model_checkpoint_paths: "%s/model.ckpt-%d"' % (run_dir, step) for step in (3, 4)]))
+  _cut(run_dir / 'model.ckpt-4.index')
+  assert _recovered(run_dir) == (3, [1, 2, 3])
+
+
+@pytest.mark.parametrize('function', [
+    cifar10_checkpoint.recover, cifar10_checkpoint.latest_as_it_is])
+def test_directory_in_the_place_of_the_names_is_one_sentence(run_dir, function):
+  (run_dir / 'checkpoint').unlink()
+  (run_dir / 'checkpoint').mkdir()
+  before = _contents(run_dir)
+  with pytest.raises(UserError, match='/checkpoint is a directory, in the place of the file that'):
+    function(str(run_dir))
+  assert _contents(run_dir) == before
+
+
+def test_run_that_may_not_be_ours_is_left_as_it_is(run_dir):
+  (run_dir / 'model.ckpt-5.meta').write_text('mine')
+  (run_dir / 'model.ckpt-5_temp').mkdir()
+  before = _contents(run_dir)
+  assert cifar10_checkpoint.latest_as_it_is(str(run_dir)) == str(run_dir / 'model.ckpt-4')
+  assert _contents(run_dir) == before
+  _cut(run_dir / 'model.ckpt-4.index')
+  before = _contents(run_dir)
+  with pytest.raises(UserError, match='is damaged or missing, and no run.json proves that it is'):
+    cifar10_checkpoint.latest_as_it_is(str(run_dir))
+  (run_dir / 'checkpoint').unlink()
+  with pytest.raises(UserError, match='model.ckpt-4 is there, but neither a run.json nor a file'):
+    cifar10_checkpoint.latest_as_it_is(str(run_dir))
+  del before[run_dir / 'checkpoint']
+  assert _contents(run_dir) == before
+
+
+def test_directory_of_no_run_has_no_checkpoint(tmp_path):
+  assert cifar10_checkpoint.latest_as_it_is(str(tmp_path)) is None
+
+
+def test_readable_checkpoint_without_a_step_is_one_of_another_network(tmp_path):
+  weights = tf.get_variable('weights', [3])
+  with tf.Session() as session:
+    session.run(tf.global_variables_initializer())
+    path = tf.train.Saver().save(session, str(tmp_path / 'model.ckpt'), global_step=4)
+  with pytest.raises(UserError, match='of another network: global_step is missing') as error:
+    cifar10_checkpoint.check_fits(path, {'weights': weights})
+  assert not isinstance(error.value, cifar10_checkpoint.Damaged)
+  before = _contents(tmp_path)
+  assert cifar10_checkpoint.recover(str(tmp_path)) == path  # And not set aside.
+  assert _contents(tmp_path) == before
+
+
+def test_restart_is_refused_beside_a_checkpoint_of_something_else(run_dir):
+  keys = ['weights', 'global_step']
+  cifar10_checkpoint.check_restart(str(run_dir), keys)
+  _cut(run_dir / 'model.ckpt-3.index')
+  cifar10_checkpoint.check_restart(str(run_dir), keys)
+  with pytest.raises(UserError, match='model.ckpt-1 is a checkpoint of something else, without mo'):
+    cifar10_checkpoint.check_restart(str(run_dir), keys + ['more'])
 
 
 def test_several_damaged_checkpoints_are_set_aside(run_dir, capsys):
@@ -166,14 +269,18 @@ def test_unfinished_files_are_deleted(run_dir):
       'graph.pbtxt.tmp0123456789abcdef0123456789abcdef', 'model.ckpt-5.data-00000-of-00001',
       'model.ckpt-5.data-00000-of-00001.tempstate12345',
       'model.ckpt-5.meta.tmp0123456789abcdef0123456789abcdef', 'model.ckpt-5.meta']
-  mine = ['notes.tmp', 'checkpoint.tmpl', 'model.ckpt-5.txt']
+  mine = ['notes.tmp', 'checkpoint.tmpl', 'model.ckpt-5.txt', 'model.ckpt-6_temp']
   before = set(os.listdir(run_dir))
   for name in unfinished + mine:
-    (run_dir / name).write_text('mine')
-  (run_dir / 'model.ckpt-5_temp').mkdir()
+    if not name.endswith('_temp'):
+      (run_dir / name).write_text('mine')
+  for step in (5, 6):
+    (run_dir / ('model.ckpt-%d_temp' % step)).mkdir()
+  (run_dir / 'model.ckpt-6_temp' / 'mine.txt').write_text('mine')
   (run_dir / 'model.ckpt-5_temp' / 'part-00000-of-00001.index').write_text('half')
   assert _recovered(run_dir) == (4, [1, 2, 3, 4])
   assert set(os.listdir(run_dir)) == before | set(mine)
+  assert os.listdir(run_dir / 'model.ckpt-6_temp') == ['mine.txt']
 
 
 def test_checkpoint_that_vanishes_while_it_is_read_is_one_sentence(run_dir):

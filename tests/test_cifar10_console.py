@@ -49,6 +49,21 @@ def test_error_of_the_system_about_no_file_keeps_its_traceback(monkeypatch):
     cifar10_console.run(_raise(OSError('no file')))
 
 
+def test_full_disk_under_the_output_is_one_sentence_and_ends_it(monkeypatch, capsys):
+  def main():
+    try:
+      print('This is too much for the disk.')
+    finally:
+      print('And this goes nowhere.')
+
+  monkeypatch.setattr(sys, 'stdout', open('/dev/full', 'w'))
+  assert _status(monkeypatch, main) == 1
+  sys.stdout.close()  # What is left is written once more.
+  assert capsys.readouterr().err == (
+      'script.py: Standard output cannot be written (No space left on device): put that right, and '
+      'start the same command again.\n')
+
+
 def test_bug_keeps_its_traceback(monkeypatch):
   monkeypatch.setattr(sys, 'argv', ['script.py'])
   with pytest.raises(ZeroDivisionError):

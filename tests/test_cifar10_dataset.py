@@ -1,5 +1,6 @@
 import errno
 import fcntl
+import functools
 import gzip
 import hashlib
 import http.server
@@ -24,7 +25,9 @@ import tensorflow.compat.v1 as tf
 import cifar10_dataset
 from cifar10_console import UserError
 import cifar10_input
+from conftest import wait_until
 import numpy_network
+import warm_process
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 BIN = 'cifar-10-batches-bin'
@@ -203,10 +206,17 @@ def test_other_data_may_come_in_files_of_any_length(counts, names, tmp_path):
   assert len(cifar10_dataset.files(str(tmp_path / BIN), 'test')) == 1
 
 
+@pytest.mark.parametrize('name', ['data_batch_1.bin', 'data_batch_5.bin', 'test_batch.bin'])
+def test_proof_of_the_whole_set_is_one_of_every_file(damaged, name):
+  cifar10_dataset.verify(str(damaged))
+  _wrong_label(damaged / name)
+  with pytest.raises(UserError, match=name + ' has label 11 in record 3, above 9'):
+    cifar10_dataset.verify(str(damaged))
+
+
 def test_proof_takes_well_under_a_second(data_dir):
   start = time.process_time()
-  for part in ('train_eval', 'test'):
-    cifar10_dataset.files(os.path.join(data_dir, BIN), part)
+  cifar10_dataset.verify(os.path.join(data_dir, BIN))
   assert time.process_time() - start < 0.5
 
 
@@ -406,31 +416,57 @@ def test_interrupted_download_is_begun_again(number, left, archive, members, ser
   _assert_complete(tmp_path / BIN, members)
 
 
-def test_kills_at_random_moments_of_a_download_leave_nothing_to_believe(
+def _believe_here(sizes, digest):
+  cifar10_dataset.ARCHIVE_SIZES, cifar10_dataset.ARCHIVE_SHA256 = sizes, digest
+
+
+def test_10_kills_at_random_moments_of_a_download_leave_nothing_to_believe(
     archive, members, serve, tmp_path):
+  requested = threading.Event()
+
   def slowly(handler):
+    requested.set()
     handler.send_response(200)
     handler.end_headers()
     for start in range(0, len(archive), len(archive) // 20):
       handler.wfile.write(archive[start:start + len(archive) // 20])
       time.sleep(0.03)
 
+  home, data = tmp_path / 'home', tmp_path / 'data'
+  home.mkdir()
+  data.mkdir()
   url, moments = serve(slowly), random.Random(0)
+
+  def start():
+    # The script itself, but for what it takes for the official archive.
+    return warm_process.WarmProcess(
+        home, 'cifar10_train.py', ['--data_dir=%s' % data, '--data_url=' + url, '--max_steps=2',
+                                   '--batch_size=4'],
+        before=functools.partial(_believe_here, cifar10_dataset.ARCHIVE_SIZES,
+                                 cifar10_dataset.ARCHIVE_SHA256))
+
+  left = []
   for _ in range(10):
-    process = _start(tmp_path, url)
-    time.sleep(moments.uniform(0.1, 1.0))
+    requested.clear()
+    process = start()
+    wait_until(requested.is_set, process.alive)
+    time.sleep(moments.uniform(0, 1.0))
     process.kill()
-    process.wait(60)
-    assert os.listdir(tmp_path) in ([], ['.unfinished'], [BIN])
-    if (tmp_path / BIN).exists():
-      _assert_complete(tmp_path / BIN, members)
-      shutil.rmtree(tmp_path / BIN)
-  assert _start(tmp_path, url).wait(60) == 0
-  assert os.listdir(tmp_path) == [BIN]
-  _assert_complete(tmp_path / BIN, members)
+    assert process.err == ''
+    left.append(os.listdir(data))
+    assert left[-1] in (['.unfinished'], [BIN])
+    if (data / BIN).exists():
+      _assert_complete(data / BIN, members)
+      shutil.rmtree(data / BIN)
+  # Some of the moments were in the middle of it.
+  assert ['.unfinished'] in left
+  process = start()
+  assert process.wait() == 0, process.err
+  assert os.listdir(data) == [BIN]
+  _assert_complete(data / BIN, members)
 
 
-@pytest.mark.parametrize('function', ['shutil.copyfileobj', 'os.remove', 'os.rename'])
+@pytest.mark.parametrize('function', ['shutil.copyfileobj', 'os.remove', 'os.replace'])
 def test_killed_extraction_is_done_again(function, archive, members, serve, tmp_path):
   url = serve(_send(archive))
   process = _start(tmp_path, url, 'cifar10_dataset.%s = lambda *args: os.kill(os.getpid(), 9)'
@@ -577,14 +613,13 @@ def test_second_of_two_generations_at_once_waits_for_the_first(tmp_path, monkeyp
   def and_another(labels, random):
     if not drawn:
       second.start()
-      while 'waiting' not in capsys.readouterr().out:
-        assert second.is_alive()
+      wait_until(lambda: 'waiting' in capsys.readouterr().out, second.is_alive)
     drawn.append(len(labels))
     return records(labels, random)
 
   monkeypatch.setattr(cifar10_dataset, '_synthetic_records', and_another)
   cifar10_dataset.write_synthetic(str(tmp_path), records_per_file=10)
-  second.join()
+  second.join(60)
   assert drawn == [10] * 6
   assert os.listdir(tmp_path) == [BIN]
   assert len(cifar10_dataset.files(str(tmp_path / BIN), 'train_eval')) == 5

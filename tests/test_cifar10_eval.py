@@ -176,6 +176,24 @@ def test_checkpoint_that_cannot_be_read_is_passed_over(home, save, capsys):
     cifar10_eval.main()
 
 
+def test_run_once_takes_the_next_if_the_checkpoint_vanishes_while_it_is_read(
+    home, save, monkeypatch):
+  save(3, max_steps=9)
+  restore = cifar10_eval.cifar10_restore.Restorer.restore
+
+  def vanish_and_restore(self, session, checkpoint):
+    if checkpoint.endswith('-3'):
+      save(6, max_steps=9)
+      for path in (home / 'cifar10' / 'train').glob('model.ckpt-3.*'):
+        path.unlink()
+    return restore(self, session, checkpoint)
+
+  monkeypatch.setattr(cifar10_eval.cifar10_restore.Restorer, 'restore', vanish_and_restore)
+  FLAGS.run_once = True
+  cifar10_eval.main()
+  assert _curves(home) == [('precision @ 1', 6)]
+
+
 def test_run_without_a_record_can_be_evaluated(home, save):
   save(3, max_steps=9)
   (home / 'cifar10' / 'train' / 'run.json').unlink()

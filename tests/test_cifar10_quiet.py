@@ -77,6 +77,11 @@ def test_closed_standard_error_will_do(run):
   assert (process.returncode, process.stdout) == (0, 'verbosity 40\nimported\n')
 
 
+def test_without_a_folder_for_temporary_files_the_chatter_is_shown(run):
+  process = run('import tempfile; tempfile.tempdir = "/nowhere"; ' + THEN_WARN, CHATTER)
+  assert (process.returncode, process.stderr) == (0, 'chatter\nheard\n')
+
+
 def test_control_c_that_is_ignored_stays_ignored(run):
   process = run('import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n'
                 'import cifar10_quiet\n'

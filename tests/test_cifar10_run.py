@@ -11,19 +11,24 @@ FLAGS = {'max_steps': 7, 'batch_size': 3}
 CLASSES = ('hot', 'cold')
 
 WRITTEN = [
-    'checkpoint', 'graph.pbtxt', 'events.out.tfevents.1.host',
+    'checkpoint', 'graph.pbtxt', 'events.out.tfevents.1764066000.vm.example.org',
     'model.ckpt-7.index', 'model.ckpt-7.meta', 'model.ckpt-7.data-00000-of-00001',
     # As a process that is killed leaves them.
     'run.json.tmp', 'checkpoint.tmp0123456789abcdef0123456789abcdef',
     'model.ckpt-9.meta.tmp0123456789abcdef0123456789abcdef',
     'model.ckpt-9.index.tempstate1234567890123456789',
     'model.ckpt-9_temp/part-00000-of-00001.data-00000-of-00001',
+    'model.ckpt-9_temp/part-00000-of-00001.index.tempstate1234567890123456789',
 ]
 
 # The user's, although their names resemble those of training.
 MINE = ['notes.txt', 'model.txt', 'graph.png', 'events.csv', 'run.json.bak', 'checkpoint.md',
         'model.ckpt-4.notes.md', 'model.ckpt-mine/weights.npy', 'model.ckpt-8_temp/part-of-me',
-        'old/model.ckpt-7.index', 'old/run.json']
+        'model.ckpt-8_temp/part-00000-of-00001.index/notes.txt',
+        'model.ckpt-8_temp/part-00000-of-00001.notes.md',
+        'events.out.tfevents.123.vm.notes.md', 'events.out.tfevents.123.backup/thesis.tex',
+        'events.out.tfevents.1764066000.vm.notes.md', 'checkpoint.tmpl', 'run.json.tmp2',
+        'timeline-7.json.md', 'old/model.ckpt-7.index', 'old/run.json']
 
 
 def _start(train_dir, flags=FLAGS, classes=CLASSES):
@@ -41,8 +46,12 @@ def train_dir(tmp_path):
   path = tmp_path / 'train [1]*'  # Not a pattern.
   _start(path)
   for name in WRITTEN + MINE:
-    (path / name).parent.mkdir(exist_ok=True)
+    (path / name).parent.mkdir(exist_ok=True, parents=True)
     (path / name).write_text(name)
+  # An event file is told by its contents, whatever the host is called.
+  events = path / 'events.out.tfevents.1764066000.vm.example.org'
+  with tf.io.TFRecordWriter(str(events)) as writer:
+    writer.write(tf.Event(wall_time=1764066000.5, file_version='brain.Event:2').SerializeToString())
   return path
 
 
@@ -53,6 +62,25 @@ def test_start_is_recorded(train_dir):
   assert record['tensorflow'] == tf.__version__
   assert record['started'][:2] == '20'
   assert record['earlier'] == []
+
+
+def test_record_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+  events = []
+  fsync, replace = os.fsync, os.replace
+
+  def noted_fsync(descriptor):
+    events.append('write through ' + os.readlink('/proc/self/fd/%d' % descriptor))
+    fsync(descriptor)
+
+  def noted_replace(source, target):
+    events.append('replace ' + target)
+    replace(source, target)
+
+  monkeypatch.setattr(os, 'fsync', noted_fsync)
+  monkeypatch.setattr(os, 'replace', noted_replace)
+  _start(tmp_path)
+  assert events == ['write through %s/run.json.tmp' % tmp_path, 'replace %s/run.json' % tmp_path,
+                    'write through %s' % tmp_path]
 
 
 def test_later_start_keeps_the_earlier_ones(train_dir):
@@ -67,7 +95,7 @@ def test_later_start_keeps_the_earlier_ones(train_dir):
 
 
 @pytest.mark.parametrize('contents', [
-    '', '{"flags"', '[]', '{}', 'null', '\xff',
+    '', '{"flags"', '[]', '{}', 'null', '\xff', pytest.param(200000 * '[', id='brackets'),
     '{"classes": [], "flags": [], "earlier": []}',
     '{"classes": [], "flags": {"max_steps": "7"}, "earlier": []}',
     '{"classes": [], "flags": {"max_steps": 7}, "earlier": {}}',
@@ -109,6 +137,12 @@ def test_clear_deletes_what_training_wrote_and_nothing_else(train_dir):
   assert _files(train_dir) == sorted(MINE)
   assert not (train_dir / 'model.ckpt-9_temp').exists()
   assert (train_dir / 'model.ckpt-7.meta.d').is_dir()
+
+
+def test_clear_deletes_an_event_file_in_which_nothing_is_yet(train_dir):
+  (train_dir / 'events.out.tfevents.1764066001.vm').touch()
+  cifar10_run.clear(str(train_dir))
+  assert _files(train_dir) == sorted(MINE)
 
 
 @pytest.mark.parametrize('stop_after', range(len(WRITTEN) + 1))

@@ -1,8 +1,10 @@
+import contextlib
 import json
 import os
 import re
 import shutil
 import signal
+import subprocess
 import time
 import types
 
@@ -186,6 +188,76 @@ def test_restart_begins_at_step_0(train_dir, capsys):
   assert (train_dir / 'notes.txt').read_text() == 'mine'
 
 
+def _contents(folder):
+  return {path: path.read_bytes() if path.is_file() else None for path in folder.rglob('*')}
+
+
+@pytest.mark.parametrize('restart, sentence', [
+    (False, 'is damaged or missing, and no run.json proves that it is from here'),
+    (True, 'it is not from here, and --restart does not delete it')])
+def test_directory_that_no_record_proves_to_be_ours_is_left_as_it_is(train_dir, restart, sentence):
+  _train(4)
+  (train_dir / 'run.json').unlink()
+  os.truncate(train_dir / 'model.ckpt-4.index', 0)
+  (train_dir / 'model.ckpt-5.meta').write_text('mine')
+  before = _contents(train_dir)
+  FLAGS.restart = restart
+  with pytest.raises(UserError, match=sentence):
+    _train(6)
+  assert _contents(train_dir) == before
+
+
+def test_checkpoint_without_a_record_is_resumed(train_dir):
+  _train(4)
+  (train_dir / 'run.json').unlink()
+  assert _train(6) == 6
+
+
+@pytest.mark.parametrize('restart', [False, True])
+def test_checkpoints_of_tensorflow_2_are_left_as_they_are(train_dir, restart):
+  train_dir.mkdir(parents=True)
+  with tf.Graph().as_default(), tf.Session() as session:
+    tf.get_variable('kernel', [3])
+    session.run(tf.global_variables_initializer())
+    saver = tf.train.Saver()
+    for step in (1, 2):
+      saver.save(session, str(train_dir / 'ckpt'), step, write_meta_graph=False)
+  before = _contents(train_dir)
+  FLAGS.restart = restart
+  with pytest.raises(UserError, match='checkpoint names .*/ckpt-1, which is no model.ckpt-N of'):
+    _train(6)
+  assert _contents(train_dir) == before
+
+
+@pytest.mark.parametrize('key', ['weights', 'global_step'])
+def test_restart_is_refused_beside_a_checkpoint_of_something_else(train_dir, key):
+  _train(4)
+  with tf.Graph().as_default(), tf.Session() as session:
+    tf.get_variable(key, [])
+    session.run(tf.global_variables_initializer())
+    tf.train.Saver().save(session, str(train_dir / 'model.ckpt'), 7, 'others')
+  before = _contents(train_dir)
+  FLAGS.restart = True
+  with pytest.raises(UserError, match='model.ckpt-7 is a checkpoint of something else, without'):
+    _train(6)
+  assert _contents(train_dir) == before
+
+
+def test_restart_deletes_a_run_with_other_flags_or_damaged_checkpoints(train_dir):
+  _train(4)
+  os.truncate(train_dir / 'model.ckpt-4.index', 10)
+  with tf.Graph().as_default(), tf.Session() as session:
+    tf.get_variable('weights', [5, 5])  # Of another size.
+    tf.get_variable('weights/Momentum', [5, 5])
+    tf.train.get_or_create_global_step()
+    session.run(tf.global_variables_initializer())
+    tf.train.Saver().save(session, str(train_dir / 'model.ckpt'), 5)
+  FLAGS.restart = True
+  assert _train(2) == 2
+  assert {path.name for path in train_dir.glob('*.index')} == {
+      'model.ckpt-0.index', 'model.ckpt-2.index'}
+
+
 def test_checkpoint_of_another_network_is_refused_and_kept(train_dir):
   _train(4)
   before = sorted(os.listdir(train_dir))
@@ -243,7 +315,8 @@ def test_signal_ends_the_run_after_the_step_with_a_checkpoint(train_dir, capsys,
   assert signal.getsignal(number) is before
   # The signal comes between two steps, so one more is taken.
   assert capsys.readouterr().out.splitlines()[-1] == (
-      'Stopped by %s after step 4; the same command goes on from there.' % number.name)
+      'Stopped by %s after step 4; the same command goes on from there, in cifar10/train.'
+      % number.name)
   assert tf.train.latest_checkpoint(str(train_dir)).endswith('model.ckpt-4')
 
 
@@ -252,7 +325,7 @@ def test_advice_after_a_restart_is_not_to_restart_again(capsys):
   with pytest.raises(SystemExit):
     _train(100, lambda step: signal.raise_signal(signal.SIGINT) if step == 1 else None)
   assert capsys.readouterr().out.endswith(
-      '; the same command without --restart goes on from there.\n')
+      '; the same command without --restart goes on from there, in cifar10/train.\n')
   with pytest.raises(UserError, match='step 0: the same command without --restart resumes'):
     _train(100, loss_at=lambda step: float('nan'))
 
@@ -289,20 +362,81 @@ def test_second_training_in_a_directory_is_refused(train_dir, tmp_path):
   assert _train(5) == 5  # Whatever ended the one before.
 
 
-def test_directory_that_vanishes_comes_back_with_the_checkpoint(train_dir):
-  assert _train(10, after_step=lambda step: shutil.rmtree(train_dir) if step == 3 else None) == 10
-  assert cifar10_checkpoint.latest('cifar10/train').endswith('model.ckpt-10')
-
-
-def test_directory_that_becomes_a_file_is_one_sentence(train_dir):
-  def replace(step):
+@pytest.mark.parametrize('replace', [lambda path: None, os.mkdir, lambda path: path.write_text('')])
+def test_directory_that_vanishes_ends_the_run(train_dir, replace):
+  def vanish(step):
     if step == 3:
       shutil.rmtree(train_dir)
-      train_dir.write_text('mine')
+      replace(train_dir)
 
-  with pytest.raises(UserError, match='cifar10/train is no directory any more: put that right'):
-    _train(10, after_step=replace)
-  assert train_dir.read_text() == 'mine'
+  with pytest.raises(UserError, match='cifar10/train has vanished, or is not the directory that it '
+                     'was: put it back, and the same command goes on from the last checkpoint'):
+    _train(10, after_step=vanish)
+  assert not train_dir.is_dir() or os.listdir(train_dir) == []
+
+
+def test_directory_that_vanishes_while_a_checkpoint_is_written_ends_the_run(train_dir, monkeypatch):
+  save = tf.train.Saver.save
+
+  def vanish_and_save(self, session, path, *args, **kwargs):
+    shutil.rmtree(train_dir)
+    return save(self, session, path, *args, **kwargs)
+
+  _train(3)
+  monkeypatch.setattr(tf.train.Saver, 'save', vanish_and_save)
+  with pytest.raises(UserError, match='cifar10/train has vanished, or is not the directory that'):
+    _train(10)
+
+
+def test_new_run_in_the_place_of_one_that_vanished_is_alone(train_dir):
+  def another(step):
+    if step == 3:
+      shutil.rmtree(train_dir)
+      _train(7)
+      FLAGS.max_steps = 10
+
+  with pytest.raises(UserError, match='cifar10/train has vanished'):
+    _train(10, after_step=another)
+  assert cifar10_checkpoint.latest('cifar10/train').endswith('model.ckpt-7')
+  assert sorted(path.name for path in train_dir.glob('*.index')) == [
+      'model.ckpt-0.index', 'model.ckpt-7.index']
+
+
+@contextlib.contextmanager
+def _read_only(folder):
+  """Keeps everyone from making files in a folder, also root, who may do what the mode forbids."""
+  if os.geteuid():
+    folder.chmod(0o500)
+  elif subprocess.run(['chattr', '+i', folder], stderr=subprocess.DEVNULL).returncode:
+    pytest.skip('root can write everywhere, and this file system has no immutable folders')
+  try:
+    yield
+  finally:
+    if os.geteuid():
+      folder.chmod(0o700)
+    else:
+      subprocess.run(['chattr', '-i', folder], check=True)
+
+
+def test_directory_that_turns_read_only_ends_the_run(train_dir):
+  _train(3)
+  with contextlib.ExitStack() as stack:
+    with pytest.raises(UserError, match='cifar10/train/.*model.ckpt-10.* '
+                       r'\((Permission denied|Operation not permitted)\): put that right, and the'):
+      _train(10, after_step=lambda step: stack.enter_context(_read_only(train_dir)) if step == 5
+             else None)
+  assert _train(10) == 10
+
+
+def test_event_file_that_cannot_be_made_is_one_sentence(monkeypatch):
+  def full(logdir):
+    # As TensorFlow says it.
+    raise RuntimeError('cifar10/train/events.out.tfevents.1795602665.vm; No space left on device\n'
+                       '\tFailed to flush 1 events\n\tFlushing first event.')
+
+  monkeypatch.setattr(tf.summary.FileWriterCache, 'get', full)
+  with pytest.raises(UserError, match=r'events.* \(No space left on device\): put that right, and'):
+    _train(3)
 
 
 def test_input_that_fails_is_one_sentence(tmp_path):
@@ -321,13 +455,14 @@ def test_input_that_fails_is_one_sentence(tmp_path):
           path.unlink()
 
 
-def test_reader_who_leaves_ends_the_run_with_a_checkpoint(train_dir, monkeypatch):
+@pytest.mark.parametrize('error', [BrokenPipeError, UserError])
+def test_log_that_cannot_be_written_ends_the_run_with_a_checkpoint(train_dir, error, monkeypatch):
   def leave(message):
     if 'step 2' in message:
-      raise BrokenPipeError
+      raise error
 
   monkeypatch.setattr(cifar10_session.cifar10_console, 'log', leave)
-  with pytest.raises(BrokenPipeError):
+  with pytest.raises(error):
     _train(100)
   assert cifar10_checkpoint.latest('cifar10/train').endswith('model.ckpt-3')
 
@@ -361,7 +496,8 @@ def test_signal_while_a_replica_waits_for_others_ends_it(is_chief, capsys):
       pass
   assert exit_info.value.code == 143
   assert capsys.readouterr().out == (
-      'Stopped by SIGTERM waiting for other tasks; the same command goes on from there.\n')
+      'Stopped by SIGTERM waiting for other tasks; the same command goes on from there, '
+      'in cifar10/train.\n')
 
 
 def test_log_counts_the_images_of_all_replicas(capsys, monkeypatch):

@@ -14,9 +14,9 @@ import pytest
 import tensorflow.compat.v1 as tf
 
 import cifar10_eval
+from conftest import read_until
+from conftest import ROOT
 import numpy_network
-
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 TIME = r'\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{6}'
 STEP = TIME + r': step \d+, loss = \d+\.\d\d \(\d+\.\d examples/sec; \d+\.\d{3} sec/batch\)'
@@ -171,7 +171,7 @@ def test_evaluation_follows_a_training_to_its_end(small_data_dir, tmp_path):
       [sys.executable, os.path.join(ROOT, 'cifar10_eval.py'), '--eval_interval_secs=0', *arguments],
       cwd=tmp_path, env=_environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
   try:
-    assert evaluation.stdout.readline() == 'No checkpoint in cifar10/train yet: waiting for one.\n'
+    assert read_until(evaluation, '') == 'No checkpoint in cifar10/train yet: waiting for one.\n'
     training = _run(tmp_path, 'cifar10_train.py', '--max_steps=20', '--batch_size=8', *arguments)
     assert training.returncode == 0, training.stderr
     out, _ = evaluation.communicate(timeout=120)
@@ -194,15 +194,14 @@ def test_control_c_saves_and_tells(small_data_dir, tmp_path):
        '--batch_size=8', '--log_frequency=1'],
       cwd=tmp_path, env=_environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
   try:
-    while 'step 3,' not in process.stdout.readline():
-      assert process.poll() is None
+    read_until(process, 'step 3,')
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
   finally:
     process.kill()
   assert (process.returncode, err) == (130, '')
-  last = re.fullmatch('Stopped by SIGINT after step ([0-9]+); the same command goes on from there.',
-                      out.splitlines()[-1])
+  last = re.fullmatch('Stopped by SIGINT after step ([0-9]+); the same command goes on from there, '
+                      'in cifar10/train.', out.splitlines()[-1])
   assert tf.train.latest_checkpoint(str(tmp_path / 'cifar10' / 'train')).endswith(
       'model.ckpt-' + last.group(1))
 
@@ -212,7 +211,7 @@ def test_control_c_ends_a_waiting_evaluation(small_data_dir, tmp_path):
       [sys.executable, os.path.join(ROOT, 'cifar10_eval.py'), '--data_dir=' + small_data_dir],
       cwd=tmp_path, env=_environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
   try:
-    assert 'waiting for one' in process.stdout.readline()
+    read_until(process, 'waiting for one')
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
   finally:
@@ -244,7 +243,7 @@ def test_reader_of_the_log_may_leave_early(small_data_dir, tmp_path):
 @pytest.mark.parametrize('script, args, status, sentence', [
     ('cifar10_train.py', ['--data_dir=nowhere'], 1, 'There is no folder nowhere: name the one'),
     ('cifar10_train.py', ['--data_dir={damaged}'], 1, 'data_batch_4.bin has 5000 bytes, '),
-    ('cifar10_eval.py', ['--data_dir={damaged}'], 1, 'test_batch.bin is missing'),
+    ('cifar10_eval.py', ['--data_dir={damaged}'], 1, 'data_batch_4.bin has 5000 bytes, '),
     ('cifar10_train.py', ['--data_dir={good}', '--train_dir=/dev/null/train'], 1,
      'Cannot write to /dev/null/train (Not a directory): name another directory with --train_dir.'),
     ('cifar10_eval.py', ['--data_dir={good}', '--run_once'], 1,

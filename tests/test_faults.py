@@ -14,6 +14,7 @@ import pytest
 import tensorflow.compat.v1 as tf
 
 import cifar10_checkpoint
+from conftest import wait_until
 import warm_process
 
 TRAIN, TOWERS, EVAL = 'cifar10_train.py', 'cifar10_multi_gpu_train.py', 'cifar10_eval.py'
@@ -118,6 +119,29 @@ def _write(name, contents):
   return lambda train_dir: (train_dir / name).write_text(contents)
 
 
+def _is_directory(name):
+  def replace(train_dir):
+    (train_dir / name).unlink()
+    (train_dir / name).mkdir()
+  return replace
+
+
+def _of_tensorflow_2(train_dir):
+  """Leaves what a `tf.train.CheckpointManager` of a program of the user's has written."""
+  shutil.rmtree(train_dir)
+  train_dir.mkdir()
+  with tf.Graph().as_default(), tf.Session() as session:
+    tf.get_variable('kernel', [3])
+    session.run(tf.global_variables_initializer())
+    for step in (1, 2):
+      tf.train.Saver().save(session, str(train_dir / 'ckpt'), step, write_meta_graph=False)
+
+
+def _damaged_of_unknown_origin(train_dir):
+  (train_dir / 'run.json').unlink()
+  os.truncate(train_dir / 'model.ckpt-2.index', 0)
+
+
 def _nothing(train_dir):
   pass
 
@@ -155,6 +179,15 @@ BAD_RUNS = [
     (TRAIN, [], _write('run.json', ''), 'run.json is damaged: '),
     (TRAIN, [], _write('run.json', '{}'), 'run.json is damaged: '),
     (TRAIN, [], _write('run.json', '[1, 2]'), 'run.json is damaged: '),
+    (TRAIN, [], _write('run.json', 200000 * '['), 'run.json is damaged: '),
+    (TRAIN, [], _is_directory('checkpoint'), 'checkpoint is a directory, in the place of the file'),
+    (TRAIN, [], _of_tensorflow_2, 'ckpt-2, which is no model.ckpt-N of this directory: '),
+    (TRAIN, ['--restart'], _of_tensorflow_2, 'ckpt-2, which is no model.ckpt-N of this directory'),
+    (TRAIN, [], _write('checkpoint', 'model_checkpoint_path: "/other/model.ckpt-4"'),
+     'checkpoint names /other/model.ckpt-4, which is no model.ckpt-N of this directory: '),
+    (TRAIN, [], _damaged_of_unknown_origin, 'is damaged or missing, and no run.json proves that'),
+    (TRAIN, ['--restart'], _other_network, 'model.ckpt-7 is a checkpoint of something else, without'
+     ' softmax_linear/biases, and --restart deletes nothing beside it: '),
     (TRAIN, [], _other_data_set, 'is on another data set (airplane, '),
     (TRAIN, [], _other_network, 'model.ckpt-7 is a checkpoint of another network: conv1/'),
     (TRAIN, ['--top_layers=local'], _nothing, 'model.ckpt-2 is a checkpoint of another network: '
@@ -173,6 +206,7 @@ BAD_RUNS = [
     (EVAL, ['--eval_dir=/dev/null/a'], _nothing, 'Cannot write to /dev/null/a (Not a directory)'),
     (EVAL, ['--eval_dir=/proc/self'], _nothing, 'Cannot write to /proc/self ('),
     (EVAL, [], _write('run.json', '{"flags": 3}'), 'run.json is damaged: '),
+    (EVAL, [], _is_directory('checkpoint'), 'checkpoint is damaged, which names the latest'),
     (EVAL, [], _write('checkpoint', ''), 'checkpoint is damaged, which names the latest'),
     (EVAL, [], _write('checkpoint', 'nonsense'), 'checkpoint is damaged, which names the latest'),
     (EVAL, [], _write('checkpoint', 'model_checkpoint_path: "model.ckpt-9"'),
@@ -258,7 +292,8 @@ def test_port_of_a_task_is_taken(home, small_data_dir):
 
 
 @pytest.mark.parametrize('damage, sentence', DAMAGED_DATA, ids=_case_name)
-@pytest.mark.parametrize('script, name', [(TRAIN, 'data_batch_4.bin'), (EVAL, 'test_batch.bin')])
+@pytest.mark.parametrize('name', ['data_batch_4.bin', 'test_batch.bin'])
+@pytest.mark.parametrize('script', [TRAIN, EVAL])
 def test_damaged_data_set(script, name, damage, sentence, home, small_data_dir):
   shutil.copytree(small_data_dir, home / 'data')
   damage(home / 'data' / 'cifar-10-batches-bin' / name)
@@ -342,6 +377,35 @@ def test_full_disk_ends_the_run_and_the_checkpoints_before_it_load(home, run, sm
   assert not list((home / 'cifar10' / 'train').glob('*tempstate*'))
 
 
+@pytest.mark.parametrize('script', [TRAIN, EVAL])
+def test_full_disk_under_the_log_is_one_sentence(script, home, run, small_data_dir):
+  shutil.copytree(run, home / 'cifar10')
+  args = ['--data_dir=' + small_data_dir] + (['--max_steps=4'] if script == TRAIN else [])
+  process = warm_process.WarmProcess(home, script, args, out='/dev/full')
+  assert process.wait() == 1
+  assert process.err == ('%s: Standard output cannot be written (No space left on device): put '
+                         'that right, and start the same command again.\n' % script)
+
+
+def test_full_disk_under_the_events_of_an_evaluation_is_one_sentence(home, run, small_data_dir):
+  shutil.copytree(run, home / 'cifar10')
+  process = warm_process.WarmProcess(
+      home, EVAL, ['--data_dir=' + small_data_dir, '--run_once'], largest_file=100000)
+  assert process.wait() == 1
+  assert process.err == (EVAL + ': Cannot write to cifar10/eval (File too large): name another '
+                         'directory with --eval_dir.\n')
+  assert os.listdir(home / 'cifar10' / 'eval') == []
+
+
+def test_restart_takes_a_run_with_other_flags(home, run, small_data_dir):
+  shutil.copytree(run, home / 'cifar10')
+  process = warm_process.WarmProcess(home, TRAIN, [
+      '--data_dir=' + small_data_dir, '--batch_size=8', '--max_steps=1', '--restart',
+      '--top_layers=local', '--momentum=0.9'])
+  assert process.wait() == 0, process.err
+  assert not list((home / 'cifar10' / 'train').glob('model.ckpt-2*'))
+
+
 def test_25_kills_at_random_moments_of_training_lose_nothing_that_was_saved(home, small_data_dir):
   moments = random.Random(0)
   args = ['--data_dir=' + small_data_dir, '--batch_size=4', '--save_checkpoint_secs=1',
@@ -380,9 +444,7 @@ def test_25_kills_at_random_moments_of_training_lose_nothing_that_was_saved(home
 def test_signal_saves_and_tells(script, number, status, home, small_data_dir):
   process = warm_process.WarmProcess(home, script, [
       '--data_dir=' + small_data_dir, '--batch_size=4', '--log_frequency=1'])
-  while 'step 3,' not in process.out:
-    assert process.alive()
-    time.sleep(0.05)
+  wait_until(lambda: 'step 3,' in process.out, process.alive)
   process.signal(number)
   assert process.wait() == status
   last = re.search('Stopped by %s after step ([0-9]+); the same command goes on' % number.name,

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from conftest import read_until
 from conftest import ROOT
 
 SCRIPT = os.path.join(ROOT, 'benchmarks', 'train_and_evaluate.py')
@@ -43,8 +44,7 @@ def test_control_c_lets_the_training_save(small_data_dir, tmp_path):
   process = subprocess.Popen(_command(small_data_dir, 10**6), cwd=tmp_path, text=True,
                              stdout=subprocess.PIPE, start_new_session=True)
   try:
-    while 'step 1,' not in process.stdout.readline():
-      assert process.poll() is None
+    read_until(process, 'step 1,')
     os.killpg(process.pid, signal.SIGINT)  # As a terminal does.
     out, _ = process.communicate(timeout=120)
   finally:
@@ -58,7 +58,7 @@ def test_control_c_lets_the_training_save(small_data_dir, tmp_path):
     ('--restart', '--restart does not go with stages'), ('5', "'5' is no flag")])
 def test_flag_that_does_not_fit_is_one_sentence(flag, sentence, tmp_path):
   process = subprocess.run([sys.executable, SCRIPT, flag], cwd=tmp_path, capture_output=True,
-                           text=True)
+                           text=True, timeout=120)
   assert process.returncode == 2
   assert sentence in process.stderr
   assert not os.listdir(tmp_path)

@@ -16,17 +16,20 @@ _context.set_forkserver_preload(['cifar10_quiet', 'tensorflow.compat.v1'])
 class WarmProcess:
   """A script that was started in a directory, with its output in files beside that."""
 
-  def __init__(self, cwd, script, args, largest_file=None, env=None):
+  def __init__(self, cwd, script, args, largest_file=None, env=None, out=None, before=None):
     """Args:
       cwd: path of the directory.
       script: file name of the script.
       args: a list of its arguments.
       largest_file: in bytes; writing more fails, as it does on a full disk.
       env: a dictionary of environment variables to set.
+      out: path of another file for its output.
+      before: a function that the process calls first; it must be one that can be pickled.
     """
     self._out, self._err = (os.path.join(str(cwd) + '.' + name) for name in ('out', 'err'))
-    self._process = _context.Process(
-        target=_run, args=(str(cwd), script, args, self._out, self._err, largest_file, env or {}))
+    self._out = out or self._out
+    self._process = _context.Process(target=_run, args=(
+        str(cwd), script, args, self._out, self._err, largest_file, env or {}, before))
     self._process.start()
 
   def wait(self, timeout=120):
@@ -64,7 +67,7 @@ def _contents(path):
     return ''
 
 
-def _run(cwd, script, args, out, err, largest_file, env):
+def _run(cwd, script, args, out, err, largest_file, env, before):
   for path, descriptor in ((out, 1), (err, 2)):
     os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
   sys.stdout = os.fdopen(1, 'w')
@@ -76,6 +79,8 @@ def _run(cwd, script, args, out, err, largest_file, env):
   sys.path.insert(0, ROOT)
   if largest_file:
     resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
+  if before:
+    before()
   path = os.path.join(ROOT, script)
   sys.argv = [path, *args]
   runpy.run_path(path, run_name='__main__')
