@@ -12,8 +12,10 @@ it. (https://www.tensorflow.org/guide/distributed_training#TF_CONFIG)
 """
 
 import contextlib
+import hashlib
 import json
 import os
+import re
 import signal
 import socket
 import sys
@@ -31,6 +33,11 @@ tf.app.flags.DEFINE_integer('peer_timeout_secs', 600, 'In a cluster: seconds wit
 
 _EXAMPLE = ('{"cluster": {"ps": ["host:port"], "chief": ["host:port"], "worker": ["host:port"]}, '
             '"task": {"type": "worker", "index": 0}}')
+
+# A name or an IPv4 address, or an IPv6 address in brackets. A resolver wants labels of at most 63
+# characters. The port in one spelling, so that each address has only one.
+_ADDRESS = re.compile(r'([\w-]{1,63}(\.[\w-]{1,63})*\.?|\[[\da-f:.]+\]):([1-9]\d{0,4})',
+                      re.ASCII | re.IGNORECASE)
 
 _ROLES = ('ps', 'chief', 'worker', 'evaluator')
 
@@ -69,18 +76,25 @@ class Cluster:
   def spec(self):
     return tf.train.ClusterSpec(self.jobs)
 
+  @property
+  def fingerprint(self):
+    """An int64 that differs between clusters with other tasks or addresses."""
+    text = json.dumps(self.jobs, sort_keys=True)
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], 'big', signed=True)
+
   def describe(self, task):
     """Returns what a person calls a task, with its address."""
     job, index = task
     return '%s %d (%s)' % (job, index, self.jobs[job][index])
 
   def is_reachable(self, task):
-    """Returns whether something listens at a task's address."""
+    """Returns whether a task answers at its address."""
     job, index = task
     host, port = self.jobs[job][index].rsplit(':', 1)
     try:
-      with socket.create_connection((host.strip('[]'), int(port)), timeout=1):
-        return True
+      with socket.create_connection((host.strip('[]'), int(port)), timeout=2) as connection:
+        # The system connects in the name of a process that hangs; gRPC speaks first, the process.
+        return bool(connection.recv(1))
     except OSError:
       return False
 
@@ -94,7 +108,7 @@ class Cluster:
       A `tf.train.Server`. It serves until the process ends.
 
     Raises:
-      UserError: the port is not to be had.
+      UserError: the port is not to be had, or TensorFlow cannot serve there.
     """
     address = self.jobs[self.job][self.index]
     # TensorFlow would only say that it could not start.
@@ -106,7 +120,11 @@ class Cluster:
         raise UserError('%s %d cannot serve at %s (%s): end what has that port, or name another '
                         'in the TF_CONFIG of every task.'
                         % (self.job, self.index, address, error.strerror)) from error
-    return tf.train.Server(self.spec, self.job, self.index, config=config)
+    try:
+      return tf.train.Server(self.spec, self.job, self.index, config=config)
+    except tf.errors.OpError as error:
+      raise UserError('%s %d cannot serve at %s (%s): see to the addresses in TF_CONFIG.'
+                      % (self.job, self.index, address, error.message)) from error
 
   def lost(self, tasks):
     """Returns the error that says that tasks have not been heard of in --peer_timeout_secs."""
@@ -119,8 +137,9 @@ class Cluster:
 class Board:
   """What the tasks tell each other: variables in a parameter server's memory, in no checkpoint.
 
-  Each parameter server has one and sets it up when it starts. In each a replica notes when it
-  leaves; `round` and `arrived`, see `cifar10_replica.py`, count on the first only.
+  Each parameter server has one and sets it up when it starts. In each stands which cluster its
+  server belongs to, and a replica notes there when it leaves; `round` and `arrived`, see
+  `cifar10_replica.py`, count on the first only.
   """
 
   def __init__(self, cluster, server):
@@ -129,11 +148,13 @@ class Board:
     # The milliseconds: rounds take longer, so that the number grows also when a server is replaced.
     start = int(1000 * time.time())
     with tf.device('/job:ps/task:%d/cpu:0' % server), tf.container('board'):
+      self.cluster = self._variable('cluster_%d' % server, [], cluster.fingerprint)
       self.round = self._variable('round_%d' % server, [], start)
       self.arrived = self._variable('arrived_%d' % server, replicas, start)
       self.notices = self._variable('notices_%d' % server, replicas, AT_WORK)
       # The notices last: who finds them finds the others.
-      with tf.control_dependencies([self.round.initializer, self.arrived.initializer]):
+      with tf.control_dependencies([variable.initializer for variable in
+                                    (self.cluster, self.round, self.arrived)]):
         self.set_up = tf.assign(self.notices, tf.fill(replicas, np.int64(AT_WORK))).op
 
   def _variable(self, name, shape, value):
@@ -155,7 +176,7 @@ def parse(text):
   """Returns the `Cluster` that a value of TF_CONFIG describes, see `from_environment`."""
   try:
     config = json.loads(text)
-  except ValueError as error:
+  except (ValueError, RecursionError) as error:
     raise _bad('is not JSON (%s)' % error) from error
   config = _object(config, 'itself')
   if not config.get('task'):
@@ -220,9 +241,9 @@ def _role(name):
 
 
 def _check_address(address, job):
-  host, _, port = address.rpartition(':') if isinstance(address, str) else ('', '', '')
-  if not (host and port.isascii() and port.isdigit() and 0 < int(port) < 65536):
-    raise _bad('has for "%s" an address that is not host:port: %s' % (job, json.dumps(address)))
+  match = isinstance(address, str) and _ADDRESS.fullmatch(address)
+  if not match or int(match.group(3)) > 65535:
+    raise _bad('has for "%s" an address that is not host:port: %.80s' % (job, json.dumps(address)))
 
 
 def wait(is_over, lost, is_stopped=lambda: False):
@@ -263,7 +284,7 @@ def session_config(config, *devices):
 
 
 def tell(cluster, target, replica, notice):
-  """Notes on every parameter server that can be reached how a replica is.
+  """Notes on every parameter server of this cluster that can be reached how a replica is.
 
   Args:
     cluster: a `Cluster`.
@@ -275,12 +296,24 @@ def tell(cluster, target, replica, notice):
     if not cluster.is_reachable(server):
       continue
     with tf.Graph().as_default():
-      note = tf.scatter_update(Board(cluster, server[1]).notices, [replica], [notice])
+      board = Board(cluster, server[1])
+      note = tf.scatter_update(board.notices, [replica], [notice])
       config = session_config(tf.ConfigProto(), '/job:ps/task:%d' % server[1],
                               '/job:%s/task:%d' % cluster.replicas[replica])
       # One that is gone, or that has just been started, has nothing to be told.
       with contextlib.suppress(tf.errors.OpError), tf.Session(target, config=config) as session:
-        session.run(note)
+        # One of another cluster would take this replica for one of its own.
+        if session.run(board.cluster) == cluster.fingerprint:
+          session.run(note)
+
+
+def check_same(cluster, fingerprints):
+  """Raises a `UserError` if the fingerprints of the parameter servers' clusters are not ours."""
+  others = [server for server, fingerprint in zip(cluster.servers, fingerprints)
+            if fingerprint != cluster.fingerprint]
+  if others:
+    raise UserError('This task and %s were started with different clusters in TF_CONFIG: start '
+                    'all tasks again with the same.' % ', '.join(map(cluster.describe, others)))
 
 
 def serve(cluster):
@@ -327,6 +360,7 @@ def _note_signals():
 def _serve_until_the_end(cluster, read_notices, asked):
   # When the chief was last heard of, as long as it has not ended, and nobody asked us to stop.
   at_work = asked_at = time.monotonic()
+  is_told = False
   while True:
     now = time.monotonic()
     notices = list(read_notices())
@@ -346,4 +380,7 @@ def _serve_until_the_end(cluster, read_notices, asked):
       asked_at = now
     elif notices[0] != AT_WORK or now - asked_at > _FAREWELL_SECS:
       sys.exit(128 + asked[0])
+    elif not is_told:
+      print('Asked to stop: the chief has up to %d seconds to save.' % _FAREWELL_SECS)
+      is_told = True
     time.sleep(0.2)

@@ -11,6 +11,8 @@ cifar10_train.py, and each script goes on where the other stopped.
 
 import cifar10_quiet  # noqa: F401, before TensorFlow
 
+import os
+
 import tensorflow.compat.v1 as tf
 
 import cifar10
@@ -18,6 +20,7 @@ import cifar10_console
 import cifar10_device
 import cifar10_input
 import cifar10_session
+from cifar10_console import UserError
 
 FLAGS = tf.app.flags.FLAGS
 
@@ -115,6 +118,9 @@ def average_gradients(tower_grads):
 
 
 def main():
+  if os.environ.get('TF_CONFIG'):
+    raise UserError('TF_CONFIG describes a cluster, and this script trains on one machine: run '
+                    'cifar10_train.py there, or unset TF_CONFIG.')
   cifar10_session.checked_train_dir()  # Before anything is downloaded for it.
   cifar10.maybe_download_and_extract()
   train()

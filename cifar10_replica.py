@@ -19,6 +19,8 @@ is killed leaves tokens behind, or takes some along: then replicas wait for ever
 
 import contextlib
 import os
+import signal
+import socket
 import threading
 
 import numpy as np
@@ -31,6 +33,9 @@ import cifar10_device
 from cifar10_console import UserError
 
 FLAGS = tf.app.flags.FLAGS
+
+# So long TensorFlow may take, after a signal and without a parameter server, to come back.
+_STOP_SECS = 5
 
 
 class Replica:
@@ -127,34 +132,60 @@ class Replica:
 class _Watchdog:
   """Ends the process when TensorFlow does not come back from a parameter server.
 
-  One that hangs, machine and all, keeps its connections. Nothing can interrupt an operation that
-  waits on it, nor close the session.
+  Nothing can interrupt an operation that waits on one that hangs, nor close the session of one that
+  is gone. Until it is back the main thread stays in TensorFlow, and Python calls no handler of a
+  signal.
   """
 
   def __init__(self, cluster):
     self._cluster = cluster
     self._silent_secs = 0
     self._is_over = threading.Event()
+    # Python writes the number of a signal to the one end as soon as it comes.
+    self._signals, self._wakeup = socket.socketpair()
+    self._signals.setblocking(False)
+    self._wakeup.setblocking(False)
 
   def start(self):
     self.feed()
     self._is_over.clear()
+    self._set_wakeup(self._wakeup.fileno())
     threading.Thread(target=self._watch, daemon=True).start()
 
   def stop(self):
     self._is_over.set()
+    self._set_wakeup(-1)
 
   def feed(self):
     """Is called whenever TensorFlow has come back."""
     self._silent_secs = 0
 
+  def _set_wakeup(self, descriptor):
+    # Python lets only the main thread do this, as in `cifar10_session`.
+    if threading.current_thread() is threading.main_thread():
+      signal.set_wakeup_fd(descriptor)
+
   def _watch(self):
+    asked = []
     # Not the time, which goes on while the process is suspended.
     while not self._is_over.wait(1.0):
       self._silent_secs += 1
+      with contextlib.suppress(BlockingIOError):
+        asked += [number for number in self._signals.recv(100)
+                  if number in (signal.SIGINT, signal.SIGTERM)]
       if self._silent_secs > FLAGS.peer_timeout_secs:
-        cifar10_console.complain(self._cluster.lost(self._cluster.servers))
+        cifar10_console.complain(self._cluster.lost(self._missing() or self._cluster.servers))
         os._exit(1)
+      # Who asks again does not want to wait. Otherwise it may be saving.
+      if len(asked) > 1 and self._silent_secs > 1 or (
+          asked and self._silent_secs > _STOP_SECS and self._missing()):
+        print('Stopped by %s while a parameter server does not answer; started again, the job goes '
+              'on from its last checkpoint.' % signal.Signals(asked[0]).name, flush=True)
+        os._exit(128 + asked[0])
+
+  def _missing(self):
+    """Returns the parameter servers that do not answer."""
+    return [server for server in self._cluster.servers if not self._cluster.is_reachable(server)]
 
 
 class _FewestBytes:
@@ -185,6 +216,7 @@ class _Round:
     """
     boards = [cifar10_cluster.Board(replica.cluster, i) for _, i in replica.cluster.servers]
     self.state = boards[0].round, boards[0].arrived, boards[0].notices
+    self.clusters = [board.cluster for board in boards]
     self.number = tf.placeholder(tf.int64, [], name='round')
 
     accumulators, averages, hand_in = [], [], []
@@ -208,8 +240,12 @@ class _Round:
     self.begin = tf.assign(boards[0].round, self.number).op
 
     # Before, there is nothing to train.
-    self.is_ready = tf.reduce_all([tf.is_variable_initialized(variable) for variable in
-                                   [board.notices for board in boards] + tf.global_variables()])
+    self.is_set_up = _are_initialized([board.notices for board in boards])
+    self.is_ready = self.is_set_up & _are_initialized(tf.global_variables())
+
+
+def _are_initialized(variables):
+  return tf.reduce_all([tf.is_variable_initialized(variable) for variable in variables])
 
 
 class _SessionCreator(tf.train.SessionCreator):
@@ -226,22 +262,24 @@ class _SessionCreator(tf.train.SessionCreator):
   def create_session(self):
     cluster = self._replica.cluster
     for server in cluster.servers:
-      self._wait(lambda server=server: cluster.is_reachable(server), server)
+      self._wait(lambda server=server: cluster.is_reachable(server), [server])
     with self._new_session() as session:
+      self._wait(lambda: session.run(self._replica.round.is_set_up), cluster.servers)
+      cifar10_cluster.check_same(cluster, session.run(self._replica.round.clusters))
       session.run(self._remove_queues)
     session = self._chief_creator.create_session() if self._chief_creator else self._new_session()
-    self._wait(lambda: session.run(self._replica.round.is_ready), cluster.chief)
+    self._wait(lambda: session.run(self._replica.round.is_ready), [cluster.chief])
     return session
 
   def _new_session(self):
     return tf.Session(self._replica.target, config=self._config)
 
-  def _wait(self, is_over, task):
+  def _wait(self, is_over, tasks):
     def is_over_and_feeds():
       self._replica.watchdog.feed()
       return is_over()
 
-    cifar10_cluster.wait(is_over_and_feeds, lambda: self._replica.cluster.lost([task]),
+    cifar10_cluster.wait(is_over_and_feeds, lambda: self._replica.cluster.lost(tasks),
                          self._check_stopped)
 
 

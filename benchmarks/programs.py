@@ -4,7 +4,8 @@
 
 The process reads a number of seconds a line from standard input, runs whole steps for about so
 long, and answers with a line of JSON: the images a second, and its peak memory in MB. All train, or
-feed, the network of cifar10.py with the same distortions, unless their name says otherwise.
+feed, the network of cifar10.py with the same distortions, unless their name says otherwise. Runs go
+into temporary folders, which throughput.py deletes.
 """
 
 import contextlib

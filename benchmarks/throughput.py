@@ -15,6 +15,7 @@ import signal
 import statistics
 import subprocess
 import sys
+import tempfile
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, HERE)
@@ -39,15 +40,19 @@ RATIOS = [
 class Program:
   """One program of programs.py as a process, and what it has measured."""
 
-  def __init__(self, name, arguments):
+  def __init__(self, name, arguments, folder):
+    """Starts the process; what it writes goes into a folder."""
     self.name = name
     self.rates, self.peak_mb = [], None
     self._process = subprocess.Popen(
         [sys.executable, os.path.join(HERE, 'programs.py'), name, arguments.data_dir,
          str(arguments.batch_size)],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-        start_new_session=True)
-    self.ready = self._process.stdout.readline() == 'ready\n'
+        env={**os.environ, 'TMPDIR': folder}, start_new_session=True)
+
+  def gets_ready(self):
+    """Waits until it is ready; returns False if it ended instead."""
+    return self._process.stdout.readline() == 'ready\n'
 
   def measure(self, seconds):
     self._process.stdin.write('%f\n' % seconds)
@@ -73,20 +78,22 @@ def main():
   parser.add_argument('--json', help='file to write the measurements to')
   arguments = parser.parse_args()
 
-  running = []
-  try:
-    for name in arguments.programs:
-      program = Program(name, arguments)
-      running.append(program)
-      if not program.ready:
-        print('%s does not run here and is left out.' % program.name, file=sys.stderr)
-    measured = [program for program in running if program.ready]
-    for _ in range(arguments.rounds):
-      for program in measured:
-        program.measure(arguments.seconds)
-  finally:
-    for program in running:
-      program.end()
+  started, measured = [], []
+  with tempfile.TemporaryDirectory() as folder:
+    try:
+      for name in arguments.programs:
+        # To be ended also if Ctrl-C comes while it gets ready.
+        started.append(Program(name, arguments, folder))
+        if started[-1].gets_ready():
+          measured.append(started[-1])
+        else:
+          print('%s does not run here and is left out.' % name, file=sys.stderr)
+      for _ in range(arguments.rounds):
+        for program in measured:
+          program.measure(arguments.seconds)
+    finally:
+      for program in started:
+        program.end()
 
   report(measured, arguments)
 

@@ -61,6 +61,7 @@ def test_without_tf_config_there_is_no_cluster(value, monkeypatch):
 
 @pytest.mark.parametrize('text, sentence', [
     ('{', 'is not JSON (Expecting property name'),
+    ('[' * 100000, 'is not JSON (maximum recursion depth exceeded'),
     ('[]', 'is wrong: itself is no object in braces'),
     ('null', 'is wrong: itself is no object in braces'),
     ('{}', 'names no task'),
@@ -104,11 +105,39 @@ def test_task_that_is_none_of_the_cluster_is_refused(task, sentence):
     ({'ps': ['a:0'], 'chief': ['c:3']}, 'an address that is not host:port: "a:0"'),
     ({'ps': ['a:65536'], 'chief': ['c:3']}, 'an address that is not host:port: "a:65536"'),
     ({'ps': ['a:\u0661'], 'chief': ['c:3']}, 'an address that is not host:port: '),
+    ({'ps': ['http://a:1'], 'chief': ['c:3']}, 'that is not host:port: "http://a:1"'),
+    ({'ps': ['a..b:1'], 'chief': ['c:3']}, 'that is not host:port: "a..b:1"'),
+    ({'ps': ['%s:1' % (64 * 'a')], 'chief': ['c:3']}, 'an address that is not host:port: "aaa'),
+    ({'ps': ['a:' + 5000 * '1'], 'chief': ['c:3']}, 'an address that is not host:port: "a:111'),
+    ({'ps': ['a:021907'], 'chief': ['a:21907']}, 'that is not host:port: "a:021907"'),
+    ({'ps': ['a:1\n'], 'chief': ['c:3']}, 'an address that is not host:port: "a:1\\n"'),
     ({'ps': [None], 'chief': ['c:3']}, 'an address that is not host:port: null')])
 def test_cluster_that_cannot_train_is_refused(jobs, sentence):
   with pytest.raises(UserError) as error_info:
     _parse({'type': 'ps', 'index': 0}, jobs)
   assert sentence in str(error_info.value)
+
+
+@pytest.mark.parametrize('address', ['10.0.0.1:1', 'cifar10-ps-0.default.svc:2222', 'a_b:65535',
+                                     '[::1]:80', '%s.c.:1' % (63 * 'a')])
+def test_address_is_a_name_or_a_number_and_a_port(address):
+  assert _parse({'type': 'ps'}, {'ps': [address], 'chief': ['c:3']}).jobs['ps'] == [address]
+
+
+def test_clusters_have_the_same_fingerprint_if_all_tasks_and_addresses_are_the_same():
+  clusters = [{'ps': ['a:1'], 'worker': ['b:2', 'c:3']}, {'worker': ['b:2', 'c:3'], 'ps': ['a:1']},
+              {'ps': ['a:1'], 'worker': ['c:3', 'b:2']}, {'ps': ['a:1'], 'worker': ['b:2']}]
+  same, again, *others = [cifar10_cluster.Cluster(jobs, 'ps', 0).fingerprint for jobs in clusters]
+  assert same == again
+  assert same not in others
+
+
+def test_server_that_tensorflow_does_not_start_is_one_sentence():
+  [address] = cluster_job.free_addresses(1)
+  jobs = {'ps': ['http://' + address], 'chief': ['c:3']}
+  with pytest.raises(UserError, match='ps 0 cannot serve at http://%s .*: see to the addresses in '
+                     'TF_CONFIG' % address):
+    cifar10_cluster.Cluster(jobs, 'ps', 0).start_server(None)
 
 
 def test_port_that_is_taken_is_one_sentence():
@@ -122,16 +151,21 @@ def test_port_that_is_taken_is_one_sentence():
       cluster.start_server(None)
 
 
-def test_task_is_reachable_while_something_listens_at_its_address():
+def test_task_is_reachable_if_it_answers():
   [address] = cluster_job.free_addresses(1)
-  cluster = cifar10_cluster.Cluster({'ps': [address], 'chief': ['c:3']}, 'chief', 0)
+  cluster = cifar10_cluster.Cluster({'ps': [address], 'chief': ['c:3']}, 'ps', 0)
   assert not cluster.is_reachable(('ps', 0))
+  cluster.start_server(None)
+  assert cluster.is_reachable(('ps', 0))
+
+
+def test_task_whose_process_hangs_is_not_reachable():
   with socket.socket() as listening:
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listening.bind(('127.0.0.1', int(address.split(':')[1])))
-    listening.listen()
-    assert cluster.is_reachable(('ps', 0))
-  assert not cluster.is_reachable(('ps', 0))
+    listening.bind(('127.0.0.1', 0))
+    listening.listen()  # The system connects whoever comes, and nobody answers.
+    address = '127.0.0.1:%d' % listening.getsockname()[1]
+    cluster = cifar10_cluster.Cluster({'ps': [address], 'chief': ['c:3']}, 'chief', 0)
+    assert not cluster.is_reachable(('ps', 0))
 
 
 class _Clock:

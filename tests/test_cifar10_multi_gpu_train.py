@@ -142,6 +142,18 @@ def test_variables_are_on_the_cpu_and_each_tower_on_its_gpu(towers, devices, gra
   assert 'tower_%d' % towers not in {op.name.split('/')[0] for op in operations}
 
 
+def test_gradients_are_averaged_on_the_cpu(graph_of, two_gpus):
+  updates = [op for op in graph_of(2)[0].get_operations()
+             if op.type == 'ResourceApplyGradientDescent']
+  assert len(updates) == 10
+  for update in updates:
+    average = update.inputs[2].op
+    total = average.inputs[0].op
+    assert [average.type, total.type] == ['RealDiv', 'AddN']
+    assert len(total.inputs) == 2
+    assert average.device == total.device == '/device:CPU:0', update.name
+
+
 @pytest.mark.parametrize('towers', [1, 2, 5])
 def test_one_shuffle_queue_feeds_all_towers(towers, graph_of):
   graph, _, devices = graph_of(towers)

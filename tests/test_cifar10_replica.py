@@ -1,6 +1,8 @@
 """Replicas in one process, each with its server; real faults are in test_cluster.py."""
 
 import contextlib
+import queue
+import signal
 import threading
 import types
 
@@ -21,17 +23,20 @@ import cluster_job
 FLAGS = cifar10_train.FLAGS
 
 
-def _clusters(servers):
+def _clusters(servers, chief='chief'):
   """Returns the `Cluster` of each task of a job: a list of the servers', and the two replicas'."""
   addresses = cluster_job.free_addresses(servers + 2)
-  jobs = {'ps': addresses[2:], 'chief': addresses[:1], 'worker': addresses[1:2]}
+  jobs = {'ps': addresses[2:]}
+  for job, address in zip([chief, 'worker'], addresses):
+    jobs.setdefault(job, []).append(address)
   return ([cifar10_cluster.Cluster(jobs, 'ps', i) for i in range(servers)],
-          [cifar10_cluster.Cluster(jobs, job, 0) for job in ('chief', 'worker')])
+          [cifar10_cluster.Cluster(jobs, chief, 0),
+           cifar10_cluster.Cluster(jobs, 'worker', len(jobs['worker']) - 1)])
 
 
-def _start_job():
+def _start_job(chief='chief'):
   """Starts a job with one parameter server in this process; returns the chief and the worker."""
-  [ps], both = _clusters(servers=1)
+  [ps], both = _clusters(1, chief)
   server = ps.start_server(tf.ConfigProto())
   with tf.Graph().as_default():
     set_up = cifar10_cluster.Board(ps, 0).set_up
@@ -95,11 +100,11 @@ def _train_replica(replica, images, labels, steps):
   return values
 
 
-@pytest.fixture(scope='module')
-def trained():
+@pytest.fixture(scope='module', params=['chief', 'worker'])
+def trained(request):
   """Global variables at the start and after each of five steps, of one device and of two replicas.
 
-  In float64, see the towers' test.
+  Of these the first is a task of type chief or worker. In float64, see the towers' test.
   """
   random = np.random.RandomState(0)
   images = random.normal(size=[128, 24, 24, 3])
@@ -107,7 +112,7 @@ def trained():
   with flagsaver.flagsaver(batch_size=64, peer_timeout_secs=60):
     of_replicas, _ = _in_threads(*[
         lambda replica=replica, half=half: _train_replica(replica, images[half], labels[half], 5)
-        for replica, half in zip(_start_job(), [slice(0, 64), slice(64, 128)])])
+        for replica, half in zip(_start_job(request.param), [slice(0, 64), slice(64, 128)])])
   of_one = [of_replicas[0]]
   with tf.Graph().as_default(), tf.Session() as session, tf.variable_scope('', dtype=tf.float64):
     loss = cifar10.loss(cifar10.inference(tf.constant(images)), tf.constant(labels))
@@ -242,6 +247,86 @@ def test_learning_rate_falls_after_the_same_number_of_images(step, rate, replica
   np.testing.assert_allclose(summary.value[0].simple_value, rate, rtol=1e-6)
 
 
+def test_note_of_a_task_of_another_cluster_is_not_taken(replicas):
+  cluster = replicas[1].cluster
+  stranger = cifar10_cluster.Cluster({**cluster.jobs, 'chief': ['elsewhere:1']}, 'worker', 0)
+  notices = []
+  for teller in (stranger, cluster):
+    cifar10_cluster.tell(teller, replicas[1].target, 1, cifar10_cluster.GAVE_UP)
+    with tf.Graph().as_default():
+      board = cifar10_cluster.Board(cluster, 0)
+      with _session(replicas[1]) as session:
+        notices.append(session.run(board.notices).tolist())
+  assert notices == [[cifar10_cluster.AT_WORK, cifar10_cluster.AT_WORK],
+                     [cifar10_cluster.AT_WORK, cifar10_cluster.GAVE_UP]]
+
+
+class _WatchedProcess:
+  """What `_Watchdog` sees of the world, and the status with which it ends the process."""
+
+  def __init__(self, monkeypatch):
+    self.answering = set()
+    self._status = queue.Queue()
+    monkeypatch.setattr(cifar10_cluster.Cluster, 'is_reachable',
+                        lambda _, task: task in self.answering)
+    monkeypatch.setattr(cifar10_replica, '_STOP_SECS', 1)
+    monkeypatch.setattr(cifar10_replica.os, '_exit', self._exit)
+    # As in TensorFlow, where Python's handlers have to wait.
+    monkeypatch.setattr(signal, 'set_wakeup_fd', lambda descriptor: None)
+    jobs = {'ps': ['a:1', 'b:2'], 'chief': ['c:3']}
+    self._watchdog = cifar10_replica._Watchdog(cifar10_cluster.Cluster(jobs, 'chief', 0))
+    self._watchdog.start()
+
+  def _exit(self, status):
+    self._status.put(status)
+    self._watchdog.stop()
+
+  def signal(self, number):
+    self._watchdog._wakeup.send(bytes([number]))
+
+  def ends(self, within):
+    """Returns the status, or None if the process is still there after so many seconds."""
+    with contextlib.suppress(queue.Empty):
+      return self._status.get(timeout=within)
+
+  def stop(self):
+    self._watchdog.stop()
+
+
+@pytest.fixture
+def watched(monkeypatch):
+  process = _WatchedProcess(monkeypatch)
+  yield process
+  process.stop()
+
+
+def test_signal_ends_a_silent_process_only_if_a_parameter_server_is_missing(watched, capsys):
+  watched.answering = {('ps', 0), ('ps', 1)}
+  watched.signal(signal.SIGTERM)
+  assert watched.ends(within=4) is None  # It may be saving.
+  watched.answering = {('ps', 0)}
+  assert watched.ends(within=30) == 143
+  assert capsys.readouterr().out.startswith('Stopped by SIGTERM while a parameter server does not ')
+
+
+def test_second_signal_ends_a_silent_process(watched):
+  watched.answering = {('ps', 0), ('ps', 1)}
+  watched.signal(signal.SIGINT)
+  watched.signal(signal.SIGINT)
+  assert watched.ends(within=30) == 130
+
+
+@pytest.mark.parametrize('answering, named', [
+    ([('ps', 0)], 'ps 1 (b:2)'), ([], 'ps 0 (a:1), ps 1 (b:2)'),
+    ([('ps', 0), ('ps', 1)], 'ps 0 (a:1), ps 1 (b:2)')])
+def test_of_the_parameter_servers_those_are_named_that_do_not_answer(
+    answering, named, watched, capsys):
+  watched.answering = set(answering)
+  FLAGS.peer_timeout_secs = 1
+  assert watched.ends(within=30) == 1
+  assert 'No sign of life from %s for 1 seconds' % named in capsys.readouterr().err
+
+
 @pytest.fixture
 def graph_of(small_data_dir, monkeypatch):
   """Returns a replica, 0 or 1, of a job with so many parameter servers, and its whole graph."""
@@ -293,7 +378,7 @@ def test_variables_and_updates_are_on_the_servers_and_the_network_on_the_replica
   servers = {'/job:ps/task:0', '/job:ps/task:1'}
   variables = [op for op in operations if op.type == 'VarHandleOp'
                and op.name != 'losses/averages']
-  assert len(variables) == 2 * 10 + 1 + 2 * 3  # With the averages, the step and the boards.
+  assert len(variables) == 2 * 10 + 1 + 2 * 4  # With the averages, the step and the boards.
   assert {_task(op) for op in variables} == servers
   # Of the update, whatever handles more than a number.
   update = [op for op in _needed(replica.round.finish.op) if op.type in (
@@ -335,10 +420,10 @@ def test_two_servers_share_the_parameters_as_evenly_as_whole_variables_allow(gra
 
 
 def test_each_replica_shuffles_for_itself(graph_of):
-  [queue] = [op for op in graph_of(0, servers=1)[1].get_operations()
-             if op.type == 'RandomShuffleQueueV2']
+  [shuffle] = [op for op in graph_of(0, servers=1)[1].get_operations()
+               if op.type == 'RandomShuffleQueueV2']
   # Which TensorFlow takes to mean a seed drawn at random.
-  assert (queue.get_attr('seed'), queue.get_attr('seed2')) == (0, 0)
+  assert (shuffle.get_attr('seed'), shuffle.get_attr('seed2')) == (0, 0)
 
 
 def test_each_mode_goes_on_where_another_stopped(replicas, small_data_dir, tmp_path, monkeypatch,

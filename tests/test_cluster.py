@@ -2,6 +2,7 @@
 
 import re
 import signal
+import time
 
 import pytest
 
@@ -125,6 +126,16 @@ def test_chief_saves_on_sigint_also_while_it_waits_for_a_worker(job):
   assert _is_quiet(job)
 
 
+def test_signals_end_chief_and_worker_also_without_a_parameter_server(job):
+  job.tasks.pop('ps').kill()
+  time.sleep(3)  # By now they wait for it in TensorFlow.
+  for task, number, status in [('chief', signal.SIGINT, 130), ('worker', signal.SIGTERM, 143)]:
+    job.tasks[task].signal(number)
+    assert job.tasks[task].wait(timeout=30) == status
+    assert 'Stopped by %s ' % number.name in job.tasks[task].out
+  assert _is_quiet(job)
+
+
 def test_at_the_last_step_all_tasks_end_with_status_0(job):
   job.tasks['chief'].signal(signal.SIGTERM)
   assert job.tasks['chief'].wait() == 143
@@ -150,6 +161,7 @@ def test_all_stop_when_all_get_sigterm_and_the_chief_has_saved(job):
       'ps': 143, 'chief': 143, 'worker': 143}
   assert _is_quiet(job)
   assert 'after step %d; ' % _saved_step(job) in job.tasks['chief'].out
+  assert 'Asked to stop: the chief has up to 10 seconds to save.' in job.tasks['ps'].out
 
 
 @pytest.fixture
@@ -187,6 +199,18 @@ def test_tasks_that_are_alone_give_up_and_name_whom_they_miss(small_data_dir, tm
   _gives_up(jobs['evaluator'], 'evaluator', 'No new checkpoint in cifar10/train for 4 seconds: ')
 
 
+def test_tasks_with_different_clusters_give_up_and_say_so(small_data_dir, tmp_path):
+  job = cluster_job.Job(tmp_path, ['--data_dir=' + small_data_dir])
+  worker = job.addresses.pop('worker')
+  job.start('ps')
+  job.addresses['worker'] = worker
+  for task in ('chief', 'worker'):
+    job.start(task)
+    _gives_up(job, task, 'This task and ps 0 (%s) were started with different clusters in '
+                         'TF_CONFIG: ' % job.addresses['ps'])
+  job.kill_all()
+
+
 def test_worker_that_is_not_there_ends_the_job_with_the_steps_saved(impatient_job):
   job = impatient_job
   job.tasks['worker'].kill()
@@ -207,3 +231,10 @@ def test_parameter_server_that_hangs_ends_the_job(impatient_job):
   job.tasks['ps'].signal(signal.SIGSTOP)
   _gives_up(job, 'chief', _names(job, 'ps'))
   _gives_up(job, 'worker', _names(job, 'ps'))
+
+
+def test_chief_that_hangs_ends_the_job(impatient_job):
+  job = impatient_job
+  job.tasks['chief'].signal(signal.SIGSTOP)
+  _gives_up(job, 'worker', _names(job, 'chief'))
+  _gives_up(job, 'ps', _names(job, 'chief'))

@@ -233,6 +233,8 @@ BAD_TF_CONFIGS = [
     (CLUSTER % '{"type": "chief", "index": 1}', 'is for chief 1, but names 1 of them'),
     ('{"cluster": {"chief": ["b:2"]}, "task": {"type": "chief", "index": 0}}', 'names no ps'),
     ('{"cluster": {"ps": ["a"]}, "task": {"type": "ps", "index": 0}}', 'that is not host:port'),
+    ('{"cluster": {"ps": ["http://a:1"]}, "task": {"type": "ps"}}', 'that is not host:port'),
+    ('[' * 100000, 'TF_CONFIG is not JSON ('),
 ]
 
 
@@ -276,6 +278,12 @@ def test_wrong_flag(script, args, sentence, home):
 @pytest.mark.parametrize('config, sentence', BAD_TF_CONFIGS, ids=_case_name)
 def test_bad_tf_config(config, sentence, home):
   _fails_and_changes_nothing(home, TRAIN, [], 1, sentence, {'TF_CONFIG': config})
+
+
+def test_cluster_for_the_script_that_trains_on_one_machine(home):
+  config = CLUSTER % '{"type": "chief", "index": 0}'
+  _fails_and_changes_nothing(home, TOWERS, [], 1, 'TF_CONFIG describes a cluster, and this script '
+                             'trains on one machine: run cifar10_train.py ', {'TF_CONFIG': config})
 
 
 def test_port_of_a_task_is_taken(home, small_data_dir):
