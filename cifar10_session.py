@@ -287,9 +287,10 @@ class _StopHook(tf.train.StopAtStepHook):
           self._handlers[number] = signal.signal(number, self._note)
 
   def _note(self, number, frame):
-    self._signal = signal.Signals(number)
-    # Who asks again does not want to wait.
-    self._restore_handlers()
+    self._signal = self._signal or signal.Signals(number)
+    # Who asks again does not want to wait. Only for this signal: the other may have come as well,
+    # and Python would complain that its handler is gone.
+    signal.signal(number, self._handlers.pop(number))
 
   def is_signalled(self):
     return self._signal is not None

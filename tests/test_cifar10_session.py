@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import signal
+import sys
 import subprocess
 import time
 import types
@@ -525,3 +526,22 @@ def test_second_control_c_stops_at_once():
 
   with pytest.raises(KeyboardInterrupt):
     _train(100, twice)
+
+
+def test_both_signals_at_once_end_it_as_one(monkeypatch, capsys):
+  complaints = []
+  monkeypatch.setattr(sys, 'unraisablehook', complaints.append)
+
+  def both(step):
+    if step == 3:
+      signals = {signal.SIGINT, signal.SIGTERM}
+      signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+      for number in signals:
+        signal.raise_signal(number)
+      signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
+
+  with pytest.raises(SystemExit) as exit_info:
+    _train(100, both)
+  assert exit_info.value.code == 130
+  assert 'Stopped by SIGINT after step 4; ' in capsys.readouterr().out
+  assert complaints == []
