@@ -301,12 +301,9 @@ class _StopHook(tf.train.StopAtStepHook):
     try:
       yield
     finally:
-      self._restore_handlers()
-
-  def _restore_handlers(self):
-    for number, handler in self._handlers.items():
-      signal.signal(number, handler)
-    self._handlers = {}
+      for number, handler in self._handlers.items():
+        signal.signal(number, handler)
+      self._handlers = {}
 
   def after_create_session(self, session, coord):
     super().after_create_session(session, coord)
