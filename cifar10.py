@@ -84,7 +84,7 @@ tf.app.flags.DEFINE_float('distortion_strength', 1.0,
 
 _LOSS_DECAY = 0.9  # For the smoothed losses in the summaries.
 
-_HISTOGRAM_IMAGES = 16  # So many of a batch make the histograms of activations.
+_HISTOGRAM_VALUES = 10000  # A histogram of a large tensor is that of so many of its values, or more.
 
 # Operations of one GPU carry the name scope tower_0, tower_1, ...
 TOWER_NAME = 'tower'
@@ -359,13 +359,27 @@ def _normalize(x, name):
 
 
 def _activation_summary(x):
-  """Adds a histogram of a layer's activations for some images, and the fraction that is zero."""
+  """Adds a histogram of a layer's activations, and the fraction that is zero."""
   if _is_further_tower():
     return
   with _summary_scope():
-    # Of all images it would take longer than the training step itself.
-    tf.summary.histogram('activations', x[:_HISTOGRAM_IMAGES])
+    _histogram('activations', x)
     tf.summary.scalar('sparsity', tf.reduce_mean(tf.cast(tf.equal(x, 0), tf.float32)))
+
+
+def _histogram(name, values):
+  """Adds the histogram of a tensor, or of a sample evenly spread over it.
+
+  Of all eight million values, one after the other, it would take longer than three training steps.
+  """
+  elements = values.shape.num_elements()
+  if elements is None or elements > _HISTOGRAM_VALUES:
+    with tf.name_scope(name + '_sample'):
+      # One more than a multiple of six has no factor in common with a number of channels: so each
+      # channel has its share.
+      stride = (elements or tf.size(values)) // (6 * _HISTOGRAM_VALUES) * 6 + 1
+      values = tf.reshape(values, [-1])[::stride]
+  tf.summary.histogram(name, values)
 
 
 def _filter_summary(kernel):
@@ -503,9 +517,10 @@ def gradient_summaries(gradients):
     gradients: a list of (gradient, variable).
   """
   for gradient, variable in gradients:
-    tf.summary.histogram(variable.op.name + '/values', variable)
-    if gradient is not None:
-      tf.summary.histogram(variable.op.name + '/gradients', gradient)
+    with tf.name_scope(variable.op.name + '/'):
+      _histogram('values', variable)
+      if gradient is not None:
+        _histogram('gradients', gradient)
 
 
 def loss_summaries(losses):

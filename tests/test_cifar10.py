@@ -462,15 +462,46 @@ def test_summaries_have_readable_names(session):
       | {'losses/%s/%s' % (loss, kind) for loss in losses for kind in ('raw', 'average')})
 
 
-def test_histograms_of_activations_are_of_sixteen_images():
-  cifar10.inference(tf.random_normal([20, 24, 24, 3]))
+def _histograms():
+  """Returns what the summaries hold: for each tag the `tf.HistogramProto`."""
   with tf.Session() as session:
     session.run(tf.global_variables_initializer())
     summary = tf.Summary.FromString(session.run(tf.summary.merge_all()))
-  counts = {value.tag: value.histo.num for value in summary.value if value.HasField('histo')}
-  assert counts == {'conv1/activations': 16 * 24 * 24 * 64, 'conv2/activations': 16 * 12 * 12 * 64,
-                    'local3/activations': 16 * 384, 'local4/activations': 16 * 192,
-                    'softmax_linear/activations': 16 * 10}
+  return {value.tag: value.histo for value in summary.value if value.HasField('histo')}
+
+
+def test_histograms_are_of_samples_evenly_spread():
+  # 20 batches of values, so that the strides are worked out by hand: a multiple of six and one.
+  cifar10.inference(tf.random_normal([20, 24, 24, 3]))
+  strides = {'conv1': (20 * 24 * 24 * 64, 73), 'conv2': (20 * 12 * 12 * 64, 19),
+             'local3': (20 * 384, 1), 'local4': (20 * 192, 1), 'softmax_linear': (20 * 10, 1)}
+  assert ({tag: histogram.num for tag, histogram in _histograms().items()}
+          == {layer + '/activations': -(-elements // stride)
+              for layer, (elements, stride) in strides.items()})
+
+
+def test_histogram_of_a_large_tensor_has_a_share_of_each_channel():
+  channels = np.broadcast_to(np.arange(384.0, dtype=np.float32), [1000, 384])
+  for name, values in (('known', channels),
+                       ('unknown', tf.placeholder_with_default(channels, [None, 384]))):
+    cifar10._histogram(name, tf.convert_to_tensor(values))
+  histograms = _histograms()
+  assert histograms.keys() == {'known', 'unknown'}
+  for histogram in histograms.values():
+    assert histogram.num == -(-384000 // 37)
+    np.testing.assert_allclose(histogram.sum / histogram.num, 383 / 2, rtol=0.01)
+    variance = histogram.sum_squares / histogram.num - (histogram.sum / histogram.num) ** 2
+    np.testing.assert_allclose(variance, (384 ** 2 - 1) / 12, rtol=0.01)
+    assert (histogram.min, histogram.max) == (0, 383)
+
+
+def test_histogram_of_a_small_tensor_is_of_all_its_values():
+  values = np.random.RandomState(1).normal(size=[100, 100])
+  cifar10._histogram('small', tf.constant(values))
+  [histogram] = _histograms().values()
+  assert histogram.num == 10000
+  np.testing.assert_allclose([histogram.sum, histogram.sum_squares],
+                             [values.sum(), (values ** 2).sum()], rtol=1e-9)
 
 
 def test_sparsity_is_the_fraction_of_zeros(session):
