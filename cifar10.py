@@ -8,7 +8,7 @@ In the order in which a script calls them:
   train_op = train(total_loss, global_step)
 
 The network is two convolutions, each with pooling and local response normalisation, two fully
-connected layers and a linear one: 1,068,298 parameters, 19.5 million multiply-adds an image. It
+connected layers and a linear one: 1,068,298 parameters, 18.5 million multiply-adds an image. It
 descends from the one that Alex Krizhevsky trained on this data set with cuda-convnet
 (https://code.google.com/archive/p/cuda-convnet/), where the two layers at the top are locally
 connected: --top_layers=local has them so, with 1,116,490 parameters.
@@ -209,9 +209,9 @@ def inference(images):
   variables come from `tf.get_variable`, so that towers, called with reuse, share them, and live on
   the CPU, where every GPU reaches them.
 
-  With --mixed_precision the layers that cost the time compute in bfloat16: the convolutions with
-  their pooling, and the local layers. It has the range of float32, so that gradients need no
-  scaling, but 8 bits of precision; the variables, the normalisation, whose divisors are close to
+  With --mixed_precision the layers that cost the time compute in bfloat16: the convolutions, the
+  first with its pooling, and the local layers. It has the range of float32, so that gradients need
+  no scaling, but 8 bits of precision; the variables, the normalisation, whose divisors are close to
   1, the logits and the loss stay in float32. So the checkpoints are the same.
 
   Args:
@@ -498,7 +498,7 @@ def apply_gradients(optimizer, gradients, global_step):
   """
   update = optimizer.apply_gradients(gradients, global_step=global_step)
 
-  # Evaluating the averages in place of the variables themselves is worth about three points.
+  # Evaluating the averages in place of the variables themselves is worth three points and more.
   with tf.control_dependencies([update]), tf.name_scope('moving_averages'):
     averages = tf.train.ExponentialMovingAverage(FLAGS.moving_average_decay,
                                                  num_updates=global_step.read_value())

@@ -110,10 +110,11 @@ def average_gradients(tower_grads):
     One such list, of the averaged gradients.
   """
   averages = []
-  for of_one_variable in zip(*tower_grads):
-    gradients = [gradient for gradient, _ in of_one_variable]
-    _, variable = of_one_variable[0]
-    averages.append((tf.add_n(gradients) / len(gradients), variable))
+  with tf.name_scope('average_gradients'):
+    for of_one_variable in zip(*tower_grads):
+      gradients = [gradient for gradient, _ in of_one_variable]
+      _, variable = of_one_variable[0]
+      averages.append((tf.add_n(gradients) / len(gradients), variable))
   return averages
 
 

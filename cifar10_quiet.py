@@ -1,4 +1,4 @@
-"""Imports TensorFlow without its chatter; each script imports this before anything else.
+"""Imports TensorFlow without its chatter; every script with a graph imports this first of all.
 
 TensorFlow tells the processor's features, missing GPU drivers, deprecations and the queues'
 cancellation at the end: about a hundred lines around the ten that a short run has to say. Set

@@ -74,7 +74,7 @@ def record_start(train_dir, flags, classes):
 
   Args:
     train_dir: path of the directory.
-    flags: a dictionary of the flags' values; of these `max_steps` is read again.
+    flags: a dictionary of the flags' values; of these `max_steps` and `top_layers` are read again.
     classes: the names of the data set's classes.
 
   Raises:

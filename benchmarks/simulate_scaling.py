@@ -203,7 +203,7 @@ def main():
   print('%6s %8s %-8s %6s |%s | %9s' % (
       'Gbit/s', 'compute', 'servers', 'from N',
       ' |'.join('%9s%9s%9s' % ('N = %d' % n, 'formula', 'ring') for n in (4, 16, 64)), 'deviation'))
-  for gigabits, compute_secs in itertools.product([10, 100], [0.075, 0.005]):
+  for gigabits, compute_secs in itertools.product([10, 100], [0.04, 0.005]):
     for name, messages in [('1', assign(1)), ('2', assign(2)), ('4', assign(4)),
                            ('4, parts', assign(4, partitioned=True))]:
       bits = gigabits * 1e9
