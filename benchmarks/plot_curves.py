@@ -90,7 +90,7 @@ def draw(runs, path):
   matplotlib.use('Agg')  # Draws where there is no screen.
   from matplotlib import pyplot
 
-  figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 3.6), layout='constrained')
+  figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 3.6), layout='constrained')
   for i, (label, run) in enumerate(runs.items()):
     left.plot(*smooth(run[LOSS]), color='C%d' % i, label=label)
     for suffix, name, style in KINDS:
@@ -110,10 +110,10 @@ def draw(runs, path):
     axes.grid(alpha=0.3)
     axes.spines[['top', 'right']].set_visible(False)
     axes.xaxis.set_major_formatter('{x:,.0f}')
-    axes.locator_params(axis='x', nbins=6)
+    axes.locator_params(axis='x', nbins=5)
     axes.set_xlim(left=0)
   if right.lines:
-    right.legend(frameon=False)
+    right.legend(frameon=False, fontsize='small', loc='upper left', bbox_to_anchor=(1, 1))
   figure.savefig(path, dpi=120)
 
 
