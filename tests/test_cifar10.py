@@ -471,7 +471,7 @@ def _histograms():
 
 
 def test_histograms_are_of_samples_evenly_spread():
-  # 20 batches of values, so that the strides are worked out by hand: a multiple of six and one.
+  # The strides are worked out by hand: a multiple of six and one.
   cifar10.inference(tf.random_normal([20, 24, 24, 3]))
   strides = {'conv1': (20 * 24 * 24 * 64, 73), 'conv2': (20 * 12 * 12 * 64, 19),
              'local3': (20 * 384, 1), 'local4': (20 * 192, 1), 'softmax_linear': (20 * 10, 1)}

@@ -12,8 +12,8 @@ import cifar10_dataset
 import cifar10_eval
 import cifar10_predict
 import numpy_network
+from conftest import ROOT
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 TRAINED = os.path.join(ROOT, 'cifar10', 'trained')
 DATA = os.environ.get('CIFAR10_DATA_DIR', os.path.join(ROOT, 'cifar10', 'data'))
 
