@@ -4,7 +4,7 @@ With --run_once evaluates the latest checkpoint and ends.
   python cifar10_eval.py
 """
 
-import cifar10_quiet  # noqa: F401, before TensorFlow
+import cifar10_tensorflow  # noqa: F401, before TensorFlow
 
 import os
 import tempfile

@@ -9,7 +9,7 @@ of n images compute what one device does with N * n. So the checkpoints are thos
 cifar10_train.py, and each script goes on where the other stopped.
 """
 
-import cifar10_quiet  # noqa: F401, before TensorFlow
+import cifar10_tensorflow  # noqa: F401, before TensorFlow
 
 import os
 

@@ -6,7 +6,7 @@ With --export_dir writes the network as a SavedModel, which does the same wherev
 Pictures are taken as they are in the file: a JPEG that says that it is to be turned is not turned.
 """
 
-import cifar10_quiet  # noqa: F401, before TensorFlow
+import cifar10_tensorflow  # noqa: F401, before TensorFlow
 
 import json
 import os

@@ -9,7 +9,7 @@ Where the environment variable TF_CONFIG describes a cluster, every task of it r
 with the same flags, see cifar10_cluster.py and docs/scaling.md.
 """
 
-import cifar10_quiet  # noqa: F401, before TensorFlow
+import cifar10_tensorflow  # noqa: F401, before TensorFlow
 
 import contextlib
 

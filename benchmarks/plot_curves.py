@@ -19,7 +19,7 @@ import sys
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
 
-import cifar10_quiet  # noqa: E402, F401, before TensorFlow
+import cifar10_tensorflow  # noqa: E402, F401, before TensorFlow
 
 import numpy as np  # noqa: E402
 import tensorflow.compat.v1 as tf  # noqa: E402

@@ -28,7 +28,7 @@ _LASTING = contextlib.ExitStack()
 
 def graph_mode():
   """Returns TensorFlow, set to what the scripts set it to."""
-  import cifar10_quiet  # noqa: F401
+  import cifar10_tensorflow  # noqa: F401
   import tensorflow.compat.v1 as tf
   import cifar10_device
   cifar10_device.use_graph_mode()
@@ -85,6 +85,12 @@ def project(data_dir, batch_size, *flags, chief_of=None):
 def project_mixed_precision(data_dir, batch_size):
   """The same with --mixed_precision."""
   return project(data_dir, batch_size, '--mixed_precision')
+
+
+def project_without_onednn(data_dir, batch_size):
+  """The same with the convolutions that TensorFlow has of its own."""
+  os.environ['TF_ENABLE_ONEDNN_OPTS'] = '0'
+  return project(data_dir, batch_size)
 
 
 def one_tower(data_dir, batch_size, towers=1):
@@ -191,7 +197,7 @@ def naive_input(data_dir, batch_size):
 
 def keras(data_dir, batch_size):
   """A Keras model trained by train_on_batch from a tf.data pipeline."""
-  import cifar10_quiet  # noqa: F401
+  import cifar10_tensorflow  # noqa: F401
   import keras
   import tensorflow as tf
   import cifar10_dataset
@@ -270,9 +276,9 @@ def matrix_product(data_dir, batch_size):
   return _running(tf.Session(), tf.matmul(matrix, matrix).op)
 
 
-PROGRAMS = [project, project_mixed_precision, project_computation, project_input,
-            project_evaluation, one_tower, two_towers, cluster_of_two, naive, naive_input, keras,
-            pytorch, matrix_product]
+PROGRAMS = [project, project_mixed_precision, project_without_onednn, project_computation,
+            project_input, project_evaluation, one_tower, two_towers, cluster_of_two, naive,
+            naive_input, keras, pytorch, matrix_product]
 
 
 def main():

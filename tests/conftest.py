@@ -9,7 +9,7 @@ import time
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
 
-import cifar10_quiet  # noqa: E402, F401, before TensorFlow
+import cifar10_tensorflow  # noqa: E402, F401, before TensorFlow
 
 from absl.testing import flagsaver  # noqa: E402
 import pytest  # noqa: E402

@@ -10,7 +10,7 @@ import sys
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 _context = multiprocessing.get_context('forkserver')
-_context.set_forkserver_preload(['cifar10_quiet', 'tensorflow.compat.v1'])
+_context.set_forkserver_preload(['cifar10_tensorflow', 'tensorflow.compat.v1'])
 
 
 class WarmProcess:
