@@ -74,6 +74,8 @@ tf.app.flags.DEFINE_float('momentum', 0.0, 'Nesterov momentum; 0 is plain gradie
                           lower_bound=0.0, upper_bound=1.0)
 tf.app.flags.DEFINE_float('weight_decay', 0.004, 'Weight decay of the two local layers.',
                           lower_bound=0.0)
+tf.app.flags.DEFINE_float('conv_weight_decay', 0.0, 'Weight decay of the two convolutions.',
+                          lower_bound=0.0)
 tf.app.flags.DEFINE_float('moving_average_decay', MOVING_AVERAGE_DECAY,
                           'Decay of the moving averages of the variables.', lower_bound=0.0,
                           upper_bound=1.0)
@@ -226,7 +228,7 @@ def inference(images):
   dtype = cifar10_device.bfloat16_or_float32() if FLAGS.mixed_precision else full
 
   with tf.variable_scope('conv1') as scope:
-    kernel = _weights([5, 5, 3, 64], stddev=5e-2)
+    kernel = _weights([5, 5, 3, 64], stddev=5e-2, weight_decay=FLAGS.conv_weight_decay)
     biases = _biases([64], 0.0)
     convolution = tf.nn.conv2d(tf.cast(images, dtype), tf.cast(kernel, dtype), 1, 'SAME')
     conv1 = tf.nn.relu(tf.nn.bias_add(convolution, tf.cast(biases, dtype)), name=scope.name)
@@ -237,7 +239,7 @@ def inference(images):
   norm1 = _normalize(tf.cast(pool1, full), 'norm1')
 
   with tf.variable_scope('conv2') as scope:
-    kernel = _weights([5, 5, 64, 64], stddev=5e-2)
+    kernel = _weights([5, 5, 64, 64], stddev=5e-2, weight_decay=FLAGS.conv_weight_decay)
     biases = _biases([64], 0.1)
     convolution = tf.nn.conv2d(tf.cast(norm1, dtype), tf.cast(kernel, dtype), 1, 'SAME')
     conv2 = tf.nn.relu(tf.nn.bias_add(convolution, tf.cast(biases, dtype)), name=scope.name)
