@@ -66,6 +66,7 @@ def test_constants_are_the_tutorials():
   assert FLAGS.learning_rate_decay_factor == 0.1
   assert FLAGS.momentum == 0.0
   assert FLAGS.weight_decay == 0.004
+  assert FLAGS.conv_weight_decay == 0.0
   assert FLAGS.moving_average_decay == 0.9999
   assert FLAGS.distortion_strength == 1.0
   assert cifar10.IMAGE_SIZE == 24
@@ -407,20 +408,22 @@ def test_momentum_is_nesterovs(images, labels):
         np.testing.assert_allclose(new, old - 0.02 * (slope + 0.9 * velocity), rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize('weight_decay', [0.0, 0.01])
-def test_weight_decay_is_that_of_the_flag(weight_decay, images, labels):
-  FLAGS.weight_decay = weight_decay
+@pytest.mark.parametrize('local, conv', [(0.0, 0.0), (0.01, 0.0), (0.0, 0.02), (0.01, 0.02)])
+def test_weight_decays_are_those_of_the_flags(local, conv, images, labels):
+  FLAGS.weight_decay, FLAGS.conv_weight_decay = local, conv
   loss, _ = _build(images, labels)
   with tf.Session() as session:
     session.run(tf.global_variables_initializer())
     values, total, parts = session.run([{v.op.name: v for v in tf.trainable_variables()}, loss,
-                                        tf.get_collection('losses')])
-  decays = [weight_decay * (values[layer + '/weights'].astype(np.float64) ** 2).sum() / 2
-            for layer in ('local3', 'local4')]
-  # What else the collection has is the cross entropy: at the start about the logarithm of 10.
-  np.testing.assert_allclose(total - sum(decays), np.log(10), atol=0.2)
-  np.testing.assert_allclose(sum(parts), total, rtol=1e-6)
-  assert len(parts) == (3 if weight_decay else 1)
+                                        {part.op.name: part for part in
+                                         tf.get_collection('losses')}])
+  np.testing.assert_allclose(sum(parts.values()), total, rtol=1e-6)
+  # At the start it is about the logarithm of 10.
+  np.testing.assert_allclose(parts.pop('cross_entropy'), np.log(10), atol=0.2)
+  decays = {'conv1': conv, 'conv2': conv, 'local3': local, 'local4': local}
+  expected = {layer + '/weight_loss': decay * (values[layer + '/weights'] ** 2).sum() / 2
+              for layer, decay in decays.items() if decay}
+  assert parts == pytest.approx(expected, rel=1e-5)
 
 
 def test_moving_averages_have_the_decay_of_the_flag(images, labels):

@@ -44,6 +44,7 @@ WRONG_FLAGS = [
     (TRAIN, ['--num_epochs_per_decay=0'], 'flag --num_epochs_per_decay=0: '),
     (TRAIN, ['--momentum=1.5'], 'flag --momentum=1.5: '),
     (TRAIN, ['--weight_decay=-1'], 'flag --weight_decay=-1: '),
+    (TRAIN, ['--conv_weight_decay=-1'], 'flag --conv_weight_decay=-1: '),
     (TRAIN, ['--moving_average_decay=2'], 'flag --moving_average_decay=2: '),
     (TRAIN, ['--distortion_strength=1.1'], 'flag --distortion_strength=1.1: '),
     (TRAIN, ['--data_dri=x'], "Unknown command line flag 'data_dri'"),
