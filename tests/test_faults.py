@@ -420,20 +420,31 @@ def test_25_kills_at_random_moments_of_training_lose_nothing_that_was_saved(home
   args = ['--data_dir=' + small_data_dir, '--batch_size=4', '--save_checkpoint_secs=1',
           '--log_frequency=1', '--max_steps=1000000']
   train_dir = home / 'cifar10' / 'train'
-  saved = 0
+
+  def latest_step():
+    latest = cifar10_checkpoint.latest(str(train_dir))
+    return int(latest.split('-')[-1]) if latest else 0
+
+  # How long the machine takes from the start to a checkpoint; the moments reach further.
+  start = time.monotonic()
+  process = warm_process.WarmProcess(home, TRAIN, args)
+  wait_until(lambda: latest_step() > 0, process.alive)
+  until_saved = time.monotonic() - start
+  process.kill()
+
+  first = saved = latest_step()
   for _ in range(25):
     process = warm_process.WarmProcess(home, TRAIN, args)
-    time.sleep(moments.uniform(0.3, 3.5))
+    time.sleep(moments.uniform(0.1, 1.2) * until_saved)
     process.kill()
     assert process.err == ''
     start = re.search('(Resuming .* from step ([0-9]+)|Training in)', process.out)
     if start:
       assert int(start.group(2) or 0) == saved
-    latest = cifar10_checkpoint.latest(str(train_dir))
-    step = int(latest.split('-')[-1]) if latest else 0
+    step = latest_step()
     assert step >= saved
     saved = step
-  assert saved > 0
+  assert saved > first
 
   process = warm_process.WarmProcess(home, TRAIN, args[:-1] + ['--max_steps=%d' % (saved + 2)])
   assert process.wait() == 0
