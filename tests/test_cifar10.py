@@ -209,9 +209,13 @@ def test_normalisation_can_be_differentiated_twice():
     np.testing.assert_allclose(session.run(second, {x: point}), expected, rtol=1e-4, atol=1e-7)
 
 
-@pytest.mark.parametrize('top_layers, shapes', [('dense', SHAPES), ('local', LOCAL_SHAPES)])
+# bfloat16 has 8 bits: a relative error of 1/256 each time a value is rounded. That of a gradient is
+# larger, because rounding also changes which value of a pool is the largest. The locally connected
+# layers deviate more, on a processor without bfloat16 by up to 0.043 and 0.32 in ten trials.
+@pytest.mark.parametrize('top_layers, shapes, error, gradient_error', [
+    ('dense', SHAPES, 0.03, 0.25), ('local', LOCAL_SHAPES, 0.08, 0.45)])
 def test_mixed_precision_gives_nearly_the_same_from_the_same_variables(
-    top_layers, shapes, images, labels, monkeypatch):
+    top_layers, shapes, error, gradient_error, images, labels, monkeypatch):
   FLAGS.top_layers = top_layers
   monkeypatch.setattr(cifar10_device, 'bfloat16_or_float32', lambda: tf.bfloat16)
   with tf.variable_scope(''):
@@ -228,12 +232,10 @@ def test_mixed_precision_gives_nearly_the_same_from_the_same_variables(
   with tf.Session() as session:
     session.run(tf.global_variables_initializer())
     expected, actual = session.run([exact, mixed])
-    # bfloat16 has 8 bits: a relative error of 1/256 each time a value is rounded.
-    np.testing.assert_allclose(actual, expected, atol=0.03 * abs(expected).max())
+    np.testing.assert_allclose(actual, expected, atol=error * abs(expected).max())
     assert np.any(actual != expected)
     for a, b in zip(*session.run([tf.gradients(loss, variables) for loss in losses])):
-      # More, because rounding also changes which value of a pool is the largest.
-      assert np.linalg.norm(b - a) < 0.25 * np.linalg.norm(a)
+      assert np.linalg.norm(b - a) < gradient_error * np.linalg.norm(a)
 
 
 @pytest.mark.parametrize('flag, dtype', [(True, tf.bfloat16), (True, tf.float32),
