@@ -426,10 +426,10 @@ def test_25_kills_at_random_moments_of_training_lose_nothing_that_was_saved(home
     return int(latest.split('-')[-1]) if latest else 0
 
   # How long the machine takes from the start to a checkpoint; the moments reach further.
-  start = time.monotonic()
+  begin = time.monotonic()
   process = warm_process.WarmProcess(home, TRAIN, args)
   wait_until(lambda: latest_step() > 0, process.alive)
-  until_saved = time.monotonic() - start
+  until_saved = time.monotonic() - begin
   process.kill()
 
   first = saved = latest_step()
