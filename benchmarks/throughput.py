@@ -30,7 +30,7 @@ RATIOS = [
     ('with the input to the computation alone', 'project', 'project_computation', 0.95),
     ('float32 to the matrix-product roofline', 'project', 'matrix_product', 0.75),
     ('mixed precision to the naive formulation', 'project_mixed_precision', 'naive', 2.2),
-    ('with the convolutions of oneDNN to without', 'project', 'project_without_onednn', 1.0),
+    ("oneDNN's convolutions to TensorFlow's own", 'project', 'project_without_onednn', 1.0),
     ('two towers to one with as many images', 'two_towers', 'one_tower', 0.95),
     ('a cluster of two replicas to one process', 'cluster_of_two', 'project', 0.8),
     ('evaluation to training', 'project_evaluation', 'project', 3.0),
@@ -107,12 +107,12 @@ def report(measured, arguments):
     print('%-24s %10.0f %11.0f .. %8.0f %9.0f' % (
         program.name, medians[program.name], min(program.rates), max(program.rates),
         program.peak_mb))
-  print('\n%-43s %6s %9s' % ('ratio', 'is', 'at least'))
+  print('\n%-42s %6s %9s' % ('ratio', 'is', 'at least'))
   ratios = {}
   for what, numerator, denominator, least in RATIOS:
     if numerator in medians and denominator in medians:
       ratios[what] = medians[numerator] / medians[denominator]
-      print('%-43s %6.2f %9.2f' % (what, ratios[what], least))
+      print('%-42s %6.2f %9.2f' % (what, ratios[what], least))
   if arguments.json:
     with open(arguments.json, 'w') as out:
       json.dump({'batch_size': arguments.batch_size, 'seconds': arguments.seconds,
