@@ -86,7 +86,8 @@ tf.app.flags.DEFINE_float('distortion_strength', 1.0,
 
 _LOSS_DECAY = 0.9  # For the smoothed losses in the summaries.
 
-_HISTOGRAM_VALUES = 10000  # The histogram of a larger tensor is that of about so many of them.
+# About so many values are enough for a histogram. Fewer than six times as many are all taken.
+_HISTOGRAM_VALUES = 10000
 
 # Operations of one GPU carry the name scope tower_0, tower_1, ...
 TOWER_NAME = 'tower'

@@ -7,6 +7,7 @@ Run it on a machine that does nothing else. What runs beside what in a real trai
 that `cifar10_train.py --profile_steps` writes.
 """
 
+import argparse
 import collections
 import os
 import re
@@ -23,6 +24,8 @@ import cifar10  # noqa: E402
 
 STEPS = 30
 
+EPILOG = 'Flags of the model, as --mixed_precision, are those of cifar10_train.py --help.'
+
 # What an operation is for, by its name; the first that fits.
 PURPOSES = [
     ('convolutions, their gradients', r'conv\d/conv\d$|gradients/conv\d/Conv2D_grad'),
@@ -35,7 +38,10 @@ PURPOSES = [
 
 
 def main():
-  cifar10.FLAGS(sys.argv)
+  parser = argparse.ArgumentParser(description=__doc__.split('\n')[0], epilog=EPILOG,
+                                   allow_abbrev=False)
+  _, flags = parser.parse_known_args()
+  cifar10.FLAGS([sys.argv[0], *flags])
   images, labels = programs.constant_images(tf, cifar10.FLAGS.batch_size)
   loss = cifar10.loss(cifar10.inference(images), labels)
   train_op = cifar10.train(loss, tf.train.get_or_create_global_step())

@@ -10,6 +10,7 @@ links: processors that add up gradients and pack messages are as fast as they ne
 random. docs/scaling.md quotes the table.
 """
 
+import argparse
 import heapq
 import itertools
 import math
@@ -199,6 +200,7 @@ def saturated_from(messages, bits_per_sec, compute_secs):
 
 
 def main():
+  argparse.ArgumentParser(description=__doc__.split('\n')[0]).parse_args()
   print('%d bytes of parameters; a step of a replica, in ms:' % PARAMETER_BYTES)
   print('%6s %8s %-8s %6s |%s | %9s' % (
       'Gbit/s', 'compute', 'servers', 'from N',

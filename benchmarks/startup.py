@@ -39,7 +39,9 @@ def first_step(flags):
 
 
 def main():
-  parser = argparse.ArgumentParser(description=__doc__.split('\n')[0], allow_abbrev=False)
+  parser = argparse.ArgumentParser(
+      description=__doc__.split('\n')[0], allow_abbrev=False,
+      epilog='Every other flag, as --flag=value, goes to cifar10_train.py.')
   parser.add_argument('--rounds', type=int, default=7, help='turns of each')
   arguments, flags = parser.parse_known_args()
 

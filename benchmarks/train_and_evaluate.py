@@ -34,13 +34,13 @@ def run(script, arguments, **popen_arguments):
   return out
 
 
-def train(run_dir, flags, step):
+def train(run_dir, flags, step, seconds_file):
   """Trains up to a step, and notes how long that took, however it ended."""
   start = time.monotonic()
   try:
     run('cifar10_train.py', flags + ['--train_dir=%s/train' % run_dir, '--max_steps=%d' % step])
   finally:
-    with open(os.path.join(run_dir, 'seconds.txt'), 'a') as seconds:
+    with open(seconds_file, 'a') as seconds:
       seconds.write('%.1f\n' % (time.monotonic() - start))
 
 
@@ -65,8 +65,10 @@ def lines(path):
 
 
 def main():
-  parser = argparse.ArgumentParser(description=__doc__.split('\n')[0], allow_abbrev=False)
-  parser.add_argument('--run_dir', default='cifar10', help='directory of the run (cifar10)')
+  parser = argparse.ArgumentParser(
+      description=__doc__.split('\n')[0], allow_abbrev=False,
+      epilog='Every other flag, as --flag=value, goes to cifar10_train.py and cifar10_eval.py.')
+  parser.add_argument('--run_dir', required=True, help='directory of the run, made if need be')
   parser.add_argument('--max_steps', type=int, default=100000, help='batches to train on (100000)')
   parser.add_argument('--evaluate_every', type=int, default=5000, help='steps of a stage (5000)')
   arguments, flags = parser.parse_known_args()
@@ -76,7 +78,14 @@ def main():
     if re.match('--?(no)?(restart|train_dir|eval_dir|checkpoint_dir)', flag):
       parser.error('%s does not go with stages: name a new directory with --run_dir.' % flag)
 
+  seconds_file = os.path.join(arguments.run_dir, 'seconds.txt')
+  if (os.path.exists(os.path.join(arguments.run_dir, 'train'))
+      and not os.path.exists(seconds_file)):
+    # Its checkpoints may be beyond the first stages already.
+    parser.error('%s has a training that was not begun here: name a new directory with --run_dir.'
+                 % arguments.run_dir)
   os.makedirs(arguments.run_dir, exist_ok=True)
+  open(seconds_file, 'a').close()
   table = os.path.join(arguments.run_dir, 'evaluations.csv')
   stages = [*range(arguments.evaluate_every, arguments.max_steps, arguments.evaluate_every),
             arguments.max_steps]
@@ -84,9 +93,9 @@ def main():
   for step in stages:
     if str(step) in done:
       continue
-    train(arguments.run_dir, flags, step)
+    train(arguments.run_dir, flags, step, seconds_file)
     precisions = [evaluate(arguments.run_dir, flags, averages) for averages in ('true', 'false')]
-    seconds = sum(map(float, lines(os.path.join(arguments.run_dir, 'seconds.txt'))))
+    seconds = sum(map(float, lines(seconds_file)))
     with open(table, 'a') as out:
       if not done:
         out.write('step,precision,precision without moving averages,seconds of training\n')

@@ -9,7 +9,8 @@ from conftest import ROOT
 
 
 @pytest.mark.parametrize('page', [
-    'README.md', 'docs/reliability.md', 'docs/results.md', 'docs/scaling.md', 'docs/tutorial.md'])
+    'README.md', 'cifar10/README.md', 'cifar10/trained/README.md', 'docs/reliability.md',
+    'docs/results.md', 'docs/scaling.md', 'docs/speed.md', 'docs/tutorial.md'])
 def test_pictures_and_files_that_a_page_names_are_there(page):
   path = os.path.join(ROOT, page)
   with open(path, encoding='utf-8') as text:

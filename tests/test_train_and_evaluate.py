@@ -57,8 +57,17 @@ def test_control_c_lets_the_training_save(small_data_dir, tmp_path):
 @pytest.mark.parametrize('flag, sentence', [
     ('--restart', '--restart does not go with stages'), ('5', "'5' is no flag")])
 def test_flag_that_does_not_fit_is_one_sentence(flag, sentence, tmp_path):
-  process = subprocess.run([sys.executable, SCRIPT, flag], cwd=tmp_path, capture_output=True,
-                           text=True, timeout=120)
+  process = subprocess.run([sys.executable, SCRIPT, '--run_dir=run', flag], cwd=tmp_path,
+                           capture_output=True, text=True, timeout=120)
   assert process.returncode == 2
   assert sentence in process.stderr
   assert not os.listdir(tmp_path)
+
+
+def test_training_that_was_begun_elsewhere_is_refused(tmp_path):
+  (tmp_path / 'run' / 'train').mkdir(parents=True)
+  process = subprocess.run([sys.executable, SCRIPT, '--run_dir=run'], cwd=tmp_path,
+                           capture_output=True, text=True, timeout=120)
+  assert process.returncode == 2
+  assert 'run has a training that was not begun here: name a new directory' in process.stderr
+  assert os.listdir(tmp_path / 'run') == ['train']
