@@ -14,6 +14,7 @@ descends from the one that Alex Krizhevsky trained on this data set with cuda-co
 connected: --top_layers=local has them so, with 1,116,490 parameters.
 """
 
+import math
 import os
 import re
 
@@ -84,6 +85,12 @@ tf.app.flags.DEFINE_float('distortion_strength', 1.0,
                           'from 0, not at all, to 1, as in the tutorial.', lower_bound=0.0,
                           upper_bound=1.0)
 
+for _name in ('initial_learning_rate', 'num_epochs_per_decay', 'learning_rate_decay_factor',
+              'momentum', 'weight_decay', 'conv_weight_decay', 'moving_average_decay',
+              'distortion_strength'):
+  # Bounds let through what is not a number, and infinity where there is no upper one.
+  tf.app.flags.register_validator(_name, math.isfinite, 'must be a finite number')
+
 _LOSS_DECAY = 0.9  # For the smoothed losses in the summaries.
 
 # About so many values are enough for a histogram. Fewer than six times as many are all taken.
@@ -101,7 +108,7 @@ def directory(flag):
   So the data, the checkpoints and the events of the two data sets stay apart.
 
   Args:
-    flag: the flag's name: 'data_dir', 'train_dir', 'eval_dir' or 'checkpoint_dir'.
+    flag: the flag's name, of this module or a script, such as 'data_dir'.
   """
   path = getattr(FLAGS, flag)
   if FLAGS.synthetic and FLAGS[flag].using_default_value:
@@ -376,10 +383,10 @@ def _histogram(name, values):
   Of all eight million values, one after the other, it would take longer than three training steps.
   """
   elements = values.shape.num_elements()
-  if elements is None or elements > _HISTOGRAM_VALUES:
+  if elements is None or elements >= 6 * _HISTOGRAM_VALUES:
     with tf.name_scope(name + '_sample'):
-      # One more than a multiple of six has no factor in common with a number of channels: so each
-      # channel has its share.
+      # One more than a multiple of six has no factor in common with the 64, 192 or 384 channels of
+      # a layer: so each channel has its share.
       stride = (elements or tf.size(values)) // (6 * _HISTOGRAM_VALUES) * 6 + 1
       values = tf.reshape(values, [-1])[::stride]
   tf.summary.histogram(name, values)

@@ -71,11 +71,11 @@ def check_restart(train_dir, keys):
   _own_names(train_dir)
   for checkpoint in _on_disk(train_dir):
     try:
-      _, shapes = _read(checkpoint)
+      _, contents = _read(checkpoint)
     except Damaged:
       continue
     for key in keys:
-      if key not in shapes:
+      if key not in contents:
         raise UserError('%s is a checkpoint of something else, without %s, and --restart deletes '
                         'nothing beside it: move it elsewhere, or name another directory with '
                         '--train_dir.' % (checkpoint, key))
@@ -223,39 +223,55 @@ def check_fits(checkpoint, variables):
     Damaged: it cannot be read.
     UserError: it is one of another network; the first key that does not fit is named.
   """
-  step, shapes = _read(checkpoint)
-  wanted = {key: variable.shape.as_list() for key, variable in variables.items()}
-  for key, here in sorted(wanted.items()) + [(_STEP, [])]:
-    if shapes.get(key) != here:
-      there = 'is missing' if key not in shapes else 'has shape %s' % shapes[key]
-      raise UserError('%s is a checkpoint of another network: %s %s there and has shape %s here; '
+  step, contents = _read(checkpoint)
+  wanted = {key: (variable.dtype.base_dtype, variable.shape.as_list())
+            for key, variable in variables.items()}
+  # An evaluation has no variable for the step, and takes it of any integer type.
+  wanted.setdefault(_STEP, (tf.as_dtype(getattr(step, 'dtype', tf.int64)), []))
+  for key, here in sorted(wanted.items()):
+    if contents.get(key) != here:
+      there = 'is %s of shape %s' % _words(contents[key]) if key in contents else 'is missing'
+      raise UserError('%s is a checkpoint of another network: %s %s there and %s of shape %s here; '
                       'name another directory, or give the flags of that run (see its run.json).'
-                      % (checkpoint, key, there, here))
+                      % (checkpoint, key, there, *_words(here)))
   return int(step)
 
 
+def _words(contents):
+  dtype, shape = contents
+  return dtype.name, shape
+
+
 def restore(session, saver, checkpoint, variables):
-  """Restores variables, see `check_fits`; also `Damaged` if the checkpoint vanishes meanwhile."""
+  """Restores variables, see `check_fits`.
+
+  Raises:
+    Damaged: also if the checkpoint vanishes meanwhile.
+    UserError: also if it cannot be restored for another reason, such as too little memory.
+  """
   step = check_fits(checkpoint, variables)
   try:
     saver.restore(session, checkpoint)
   except (tf.errors.OpError, ValueError) as error:
+    if tf.train.checkpoint_exists(checkpoint):
+      raise UserError('%s cannot be restored: %s' % (checkpoint, error)) from error
     raise Damaged('%s has vanished: %s' % (checkpoint, _REMEDY)) from error
   return step
 
 
 def _read(checkpoint):
-  """Reads a checkpoint whole; returns the value of its step, if any, and all shapes by key."""
+  """Reads a checkpoint whole; returns its step, if it has one, and {key: (dtype, shape)}."""
   if not tf.train.checkpoint_exists(checkpoint):
     raise Damaged('%s is missing: %s' % (checkpoint, _REMEDY))
   try:
     reader = tf.train.load_checkpoint(checkpoint)
-    shapes = reader.get_variable_to_shape_map()
-    step = None
-    for key in shapes:
+    dtypes = reader.get_variable_to_dtype_map()
+    step, contents = None, {}
+    for key, shape in reader.get_variable_to_shape_map().items():
+      contents[key] = dtypes[key].base_dtype, shape
       value = reader.get_tensor(key)  # Which compares its checksum.
       if key == _STEP:
         step = value
-    return step, shapes
+    return step, contents
   except (tf.errors.OpError, ValueError, IndexError) as error:
     raise Damaged('%s is damaged (%s): %s' % (checkpoint, error, _REMEDY)) from error

@@ -29,7 +29,8 @@ from cifar10_console import UserError
 FLAGS = tf.app.flags.FLAGS
 
 tf.app.flags.DEFINE_integer('peer_timeout_secs', 600, 'In a cluster: seconds without a sign of '
-                            'life from another task after which this one gives up.', lower_bound=1)
+                            'life from another task after which this one gives up: more than a '
+                            'checkpoint takes to save.', lower_bound=1)
 
 _EXAMPLE = ('{"cluster": {"ps": ["host:port"], "chief": ["host:port"], "worker": ["host:port"]}, '
             '"task": {"type": "worker", "index": 0}}')
@@ -272,8 +273,8 @@ def wait(is_over, lost, is_stopped=lambda: False):
   return False
 
 
-def session_config(config, *devices):
-  """Returns a `tf.ConfigProto` for a session that deals with these devices only.
+def restricted(config, *devices):
+  """Returns a `tf.ConfigProto` like `config`, for a session that deals with these devices only.
 
   Otherwise it would wait for every task of the cluster, also one that is being started again.
   """
@@ -298,8 +299,8 @@ def tell(cluster, target, replica, notice):
     with tf.Graph().as_default():
       board = Board(cluster, server[1])
       note = tf.scatter_update(board.notices, [replica], [notice])
-      config = session_config(tf.ConfigProto(), '/job:ps/task:%d' % server[1],
-                              '/job:%s/task:%d' % cluster.replicas[replica])
+      config = restricted(tf.ConfigProto(), '/job:ps/task:%d' % server[1],
+                          '/job:%s/task:%d' % cluster.replicas[replica])
       # One that is gone, or that has just been started, has nothing to be told.
       with contextlib.suppress(tf.errors.OpError), tf.Session(target, config=config) as session:
         # One of another cluster would take this replica for one of its own.
@@ -328,7 +329,7 @@ def serve(cluster):
   asked = _note_signals()
   with tf.Graph().as_default():
     board = Board(cluster, cluster.index)
-    with tf.Session(server.target, config=session_config(
+    with tf.Session(server.target, config=restricted(
         config, '/job:ps/task:%d' % cluster.index)) as session:
       session.run(board.set_up)
       print('Parameter server %d serves until the job ends.' % cluster.index)

@@ -22,6 +22,14 @@ _PATIENCE_SECS = 1  # Of a person, before a counter is welcome.
 class UserError(Exception):
   """An expected failure: its text is one sentence saying what is wrong, where, and what to do."""
 
+  status = 1
+
+
+class WrongFlag(UserError):
+  """A flag that the script knows, but not in this place."""
+
+  status = 2
+
 
 def run(main, takes_arguments=False):
   """Parses the flags, calls `main()` and ends the process.
@@ -37,7 +45,7 @@ def run(main, takes_arguments=False):
     try:
       return main(arguments) if takes_arguments else main()
     except UserError as error:
-      return _fail(error, 1)
+      return _fail(error, error.status)
     except BrokenPipeError:  # Whoever read our lines has left (`| head`).
       return 1
     except OSError as error:

@@ -8,6 +8,7 @@ import cifar10_tensorflow  # noqa: F401, before TensorFlow
 
 import os
 import tempfile
+import time
 
 import numpy as np
 import tensorflow.compat.v1 as tf
@@ -35,6 +36,8 @@ tf.app.flags.DEFINE_boolean('run_once', False, 'Evaluate the latest checkpoint a
 tf.app.flags.adopt_module_key_flags(cifar10_restore)
 for name in ('data_dir', 'data_url', 'synthetic', 'batch_size', 'top_layers', 'mixed_precision'):
   tf.app.flags.declare_key_flag(name)
+
+_POLL_SECS = 1  # From one look for a checkpoint to the next.
 
 _EVENTS_BYTES = 1 << 20  # More than the events of one evaluation, and the graph, take.
 
@@ -82,7 +85,8 @@ def evaluate(patience_secs=None):
         # classes would be perfect.
         precision = np.mean(answers.argmax(axis=1) == truth)
         _eval_dir()
-        writer.add_summary(summary, step)
+        if not _kind():  # The tags of these are the same for all kinds.
+          writer.add_summary(summary, step)
         writer.add_summary(_precision_summary(precision), step)
         writer.add_summary(cifar10_confusion.summary(
             truth, answers, cifar10.classes(),
@@ -124,7 +128,7 @@ def _check_directories():
 
 
 def _wait_for_checkpoint(checkpoint_dir, patience_secs):
-  if not FLAGS.run_once and not cifar10_checkpoint.latest(checkpoint_dir):
+  if not FLAGS.run_once and not _latest_there(checkpoint_dir):
     print('No checkpoint in %s yet: waiting for one.' % checkpoint_dir)
   next(_checkpoints(checkpoint_dir, patience_secs))
 
@@ -133,12 +137,35 @@ def _checkpoints(checkpoint_dir, patience_secs):
   """Yields the path of the latest checkpoint, each time that of a new one.
 
   With --run_once there is no waiting for a new one: the caller stops when one could be read.
+  `tf.train.checkpoints_iterator` would do for the rest, but where files are still being copied it
+  complains once a second, or fails.
   """
   while FLAGS.run_once:
     yield cifar10_restore.latest_checkpoint(checkpoint_dir)
-  yield from tf.train.checkpoints_iterator(checkpoint_dir, FLAGS.eval_interval_secs, patience_secs)
-  raise UserError('No new checkpoint in %s for %d seconds: see whether the training is still at '
-                  'work.' % (checkpoint_dir, patience_secs))
+  last = None
+  while True:
+    waiting_since = time.monotonic()
+    while True:
+      checkpoint = _latest_there(checkpoint_dir)
+      if checkpoint not in (None, last):
+        break
+      if patience_secs is not None and time.monotonic() - waiting_since > patience_secs:
+        raise UserError('No new checkpoint in %s for %d seconds: see whether the training is still '
+                        'at work.' % (checkpoint_dir, patience_secs))
+      time.sleep(_POLL_SECS)
+    begun = time.monotonic()
+    yield checkpoint
+    last = checkpoint
+    time.sleep(max(0, begun + FLAGS.eval_interval_secs - time.monotonic()))
+
+
+def _latest_there(checkpoint_dir):
+  """Returns the path of the latest checkpoint, or None until there is one, with its files."""
+  try:
+    checkpoint = cifar10_checkpoint.latest(checkpoint_dir)
+  except cifar10_checkpoint.Damaged:
+    return None
+  return checkpoint if checkpoint and tf.train.checkpoint_exists(checkpoint) else None
 
 
 def _evaluate_once(session, probabilities, labels, summary_op):
@@ -196,7 +223,7 @@ def _kind():
   return kind
 
 
-def main(patience_secs=None):
+def main(argv=None, patience_secs=None):
   _check_directories()
   cifar10.maybe_download_and_extract()
   evaluate(patience_secs)

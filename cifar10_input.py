@@ -282,8 +282,8 @@ def inputs(eval_data, data_dir, batch_size, multiview=False):
   with tf.name_scope('input'):
     filename_queue = _one_pass(cifar10_dataset.files(data_dir, eval_data))
     images, labels = _read_many(filename_queue)
-    # One thread only: several would disturb the order.
     images = views(images) if multiview else center(images)
+    # One thread only: several would disturb the order.
     images, labels = tf.train.batch([images, labels], batch_size, enqueue_many=True,
                                     capacity=batch_size + 4 * _RECORDS_PER_READ,
                                     allow_smaller_final_batch=True)

@@ -9,7 +9,7 @@ import os
 def locked(folder, when_busy):
   """Keeps other processes that ask the same out of a folder.
 
-  On a network file system without such locks it keeps nobody out.
+  On a network file system it may keep out nobody, or only processes of the same machine.
 
   Args:
     folder: path of a folder.

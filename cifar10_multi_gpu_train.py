@@ -118,7 +118,7 @@ def average_gradients(tower_grads):
   return averages
 
 
-def main():
+def main(argv=None):
   if os.environ.get('TF_CONFIG'):
     raise UserError('TF_CONFIG describes a cluster, and this script trains on one machine: run '
                     'cifar10_train.py there, or unset TF_CONFIG.')

@@ -32,6 +32,9 @@ tf.app.flags.adopt_module_key_flags(cifar10_restore)
 for name in ('synthetic', 'top_layers', 'mixed_precision'):
   tf.app.flags.declare_key_flag(name)
 
+_BMP_BYTES = 54  # Of the two headers of the oldest kind of BMP picture.
+_BMP_MASKS = struct.pack('<4I', 0xff0000, 0xff00, 0xff, 0xff000000)  # Red, green, blue, opacity.
+
 
 def predict(paths):
   """Builds the graph, restores the latest checkpoint, and classifies the pictures.
@@ -86,7 +89,7 @@ def read(path):
       picture = file.read()
   except OSError as error:
     raise UserError('%s cannot be read: %s.' % (path, error.strerror)) from error
-  if picture[:2] == b'BM' and len(picture) >= 70:
+  if picture[:2] == b'BM' and len(picture) >= _BMP_BYTES:
     picture = _plain_bmp(picture)
     if picture is None:
       raise UserError('%s is a BMP picture of a kind that TensorFlow does not decode: save it as '
@@ -103,7 +106,6 @@ def _plain_bmp(picture):
   Source: https://learn.microsoft.com/windows/win32/gdi/bitmap-storage
   """
   pixels, header, bits, compression = struct.unpack_from('<10xII10xHI', picture)
-  masks = struct.unpack_from('<4I', picture, 54)
   if header < 40:
     return None
   if compression == 0:  # BI_RGB
@@ -113,8 +115,9 @@ def _plain_bmp(picture):
     if bits == 32:
       return _without_opacity(picture, pixels)
     return picture if bits == 24 else None
-  if compression == 3 and bits == 32 and masks[:3] == (0xff0000, 0xff00, 0xff):  # BI_BITFIELDS
-    has_opacity = header >= 56 and masks[3] == 0xff000000
+  masks = picture[_BMP_BYTES:_BMP_BYTES + 16]
+  if compression == 3 and bits == 32 and masks[:12] == _BMP_MASKS[:12]:  # BI_BITFIELDS
+    has_opacity = header >= 56 and masks == _BMP_MASKS
     return picture if has_opacity else _without_opacity(picture, pixels)
   return None
 

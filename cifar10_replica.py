@@ -122,7 +122,7 @@ class Replica:
       scaffold: for the chief, which initialises or restores the variables, a `tf.train.Scaffold`.
       checkpoint_dir: for the chief, path of the directory with the checkpoints.
     """
-    config = cifar10_cluster.session_config(config, '/job:ps', self.device)
+    config = cifar10_cluster.restricted(config, '/job:ps', self.device)
     chief_creator = None
     if self.is_chief:
       chief_creator = tf.train.ChiefSessionCreator(scaffold, self.target, config, checkpoint_dir)

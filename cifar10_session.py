@@ -301,7 +301,8 @@ class _StopHook(tf.train.StopAtStepHook):
     try:
       yield
     finally:
-      for number, handler in self._handlers.items():
+      # A signal may come meanwhile, see `_note`.
+      for number, handler in list(self._handlers.items()):
         signal.signal(number, handler)
       self._handlers = {}
 

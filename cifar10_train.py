@@ -21,6 +21,7 @@ import cifar10_console
 import cifar10_device
 import cifar10_eval
 import cifar10_replica
+import cifar10_restore
 import cifar10_session
 
 FLAGS = tf.app.flags.FLAGS
@@ -56,8 +57,22 @@ def train(replica=None):
         session.run(train_op)
 
 
-def main():
+def _refuse_flags_of_evaluation():
+  """Raises a `WrongFlag` for one that only a cluster's evaluator heeds.
+
+  In a cluster every task gets the same flags, so the others must bear with it there.
+  """
+  flags = FLAGS.flags_by_module_dict()
+  for flag in flags[cifar10_eval.__name__] + flags[cifar10_restore.__name__]:
+    if flag.present:
+      raise cifar10_console.WrongFlag('--%s is no flag of training: give it to cifar10_eval.py.'
+                                      % flag.name)
+
+
+def main(argv=None):
   cluster = cifar10_cluster.from_environment()
+  if not cluster:
+    _refuse_flags_of_evaluation()
   if cluster and cluster.job == 'ps':
     cifar10_cluster.serve(cluster)
     return

@@ -5,8 +5,8 @@
 
 A run is a folder with the event files of a training in `train` and of its evaluations in `eval`.
 The pictures are the training loss, each point the mean over a hundredth of the run, and
-precision @ 1, a curve for each kind of evaluation that there is. Needs matplotlib (the extra
-`plots`).
+precision @ 1 of the test images, a curve for each kind of evaluation that there is. Needs
+matplotlib (the extra `plots`).
 """
 
 import argparse
@@ -132,7 +132,10 @@ def main():
               **read_curves(os.path.join(folder, 'eval'))}
     if LOSS not in curves:
       sys.exit('There are no event files of a training in %s.' % os.path.join(folder, 'train'))
-    runs[label or os.path.basename(os.path.normpath(folder))] = curves
+    label = label or os.path.basename(os.path.normpath(folder))
+    if label in runs:
+      sys.exit('Two runs have the name %s: write LABEL=%s.' % (label, folder))
+    runs[label] = curves
 
   heading, *rows = table(runs)
   if arguments.csv:

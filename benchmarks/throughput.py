@@ -18,8 +18,9 @@ import sys
 import tempfile
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-sys.path.insert(0, HERE)
+sys.path[:0] = [HERE, os.path.dirname(HERE)]
 
+import cifar10_dataset  # noqa: E402
 import programs  # noqa: E402
 
 RATIOS = [
@@ -78,6 +79,9 @@ def main():
                       help='which of them take part (all)')
   parser.add_argument('--json', help='file to write the measurements to')
   arguments = parser.parse_args()
+  if not cifar10_dataset.locate(arguments.data_dir):
+    parser.error('There is no data set in %s: name its folder with --data_dir.'
+                 % arguments.data_dir)
 
   started, measured = [], []
   with tempfile.TemporaryDirectory() as folder:

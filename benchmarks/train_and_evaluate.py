@@ -14,6 +14,7 @@ Started again it goes on where it was, and evaluates nothing twice.
 import argparse
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -25,9 +26,11 @@ def run(script, arguments, **popen_arguments):
   """Runs a script to its end; returns what it printed, if that goes into a pipe."""
   process = subprocess.Popen([sys.executable, os.path.join(ROOT, script), *arguments],
                              **popen_arguments)
+  # The script saves before it ends. Ctrl-C it gets from the terminal, as we do.
+  signal.signal(signal.SIGTERM, lambda *_: process.terminate())
   try:
     out, _ = process.communicate()
-  except KeyboardInterrupt:  # The script got it too, and saves before it ends.
+  except KeyboardInterrupt:
     out, _ = process.communicate()
   if process.returncode:
     sys.exit(process.returncode)
@@ -72,6 +75,8 @@ def main():
   parser.add_argument('--max_steps', type=int, default=100000, help='batches to train on (100000)')
   parser.add_argument('--evaluate_every', type=int, default=5000, help='steps of a stage (5000)')
   arguments, flags = parser.parse_known_args()
+  if arguments.evaluate_every < 1:
+    parser.error('--evaluate_every must be at least 1.')
   for flag in flags:
     if not re.match('--?[a-z]', flag):
       parser.error('%r is no flag: write --flag=value.' % flag)

@@ -17,11 +17,10 @@ import tensorflow.compat.v1 as tf  # noqa: E402
 
 import cifar10  # noqa: E402
 import cifar10_dataset  # noqa: E402
+import cifar10_device  # noqa: E402
 import cifar10_run  # noqa: E402
 
-# As the scripts do.
-tf.disable_v2_behavior()
-tf.enable_resource_variables()
+cifar10_device.use_graph_mode()
 
 FLAGS = tf.app.flags.FLAGS
 FLAGS(['pytest'])

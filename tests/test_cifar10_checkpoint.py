@@ -15,10 +15,14 @@ def test_checkpoint_of_another_network_is_refused_with_the_variable(tmp_path):
     global_step.load(12, session)
     path = tf.train.Saver().save(session, str(tmp_path / 'model.ckpt'))
   assert cifar10_checkpoint.check_fits(path, {'layer/weights': weights}) == 12
-  with pytest.raises(UserError, match=r'layer/weights has shape \[3, 4\] there and .* \[4\] here'):
+  with pytest.raises(UserError, match=r'layer/weights is float32 of shape \[3, 4\] there and '
+                     r'float32 of shape \[4\] here'):
     cifar10_checkpoint.check_fits(path, {'layer/weights': tf.get_variable('other', [4])})
-  with pytest.raises(UserError, match=r'layer/biases is missing there and has shape \[3, 4\] here'):
+  with pytest.raises(UserError, match=r'layer/biases is missing there and float32 of .* here'):
     cifar10_checkpoint.check_fits(path, {'layer/biases': weights})
+  with pytest.raises(UserError, match=r'layer/weights is float32 .* there and float64 of shape'):
+    cifar10_checkpoint.check_fits(
+        path, {'layer/weights': tf.get_variable('double', [3, 4], tf.float64)})
 
 
 @pytest.fixture
@@ -298,3 +302,14 @@ def test_checkpoint_that_vanishes_while_it_is_read_is_one_sentence(run_dir):
     assert session.run(variables['weights']).tolist() == [4] * 3
     with pytest.raises(cifar10_checkpoint.Damaged, match='model.ckpt-4 has vanished'):
       cifar10_checkpoint.restore(session, Vanishing(), path, variables)
+
+
+def test_checkpoint_that_cannot_be_restored_has_not_vanished(run_dir):
+  class Failing:
+    def restore(self, session, checkpoint):
+      raise tf.errors.ResourceExhaustedError(None, None, 'out of memory')
+
+  path = str(run_dir / 'model.ckpt-4')
+  with pytest.raises(UserError, match='model.ckpt-4 cannot be restored: out of memory') as error:
+    cifar10_checkpoint.restore(None, Failing(), path, {})
+  assert not isinstance(error.value, cifar10_checkpoint.Damaged)

@@ -25,11 +25,11 @@ import tensorflow.compat.v1 as tf
 import cifar10_dataset
 from cifar10_console import UserError
 import cifar10_input
+from conftest import ROOT
 from conftest import wait_until
 import numpy_network
 import warm_process
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 BIN = 'cifar-10-batches-bin'
 
 

@@ -70,6 +70,10 @@ def test_each_kind_of_evaluation_has_its_own_curve(home, save, args, curve):
   FLAGS(['cifar10_eval.py', '--run_once', *args])
   cifar10_eval.main()
   assert _curves(home) == [(curve, 3)]
+  # All kinds may share a directory, and the network's own tags do not say which it was.
+  tags = {value.tag for path in (home / 'cifar10' / 'eval').iterdir()
+          for event in tf.train.summary_iterator(str(path)) for value in event.summary.value}
+  assert ('conv1/sparsity' in tags) == (not args)
 
 
 @pytest.mark.parametrize('num_examples, count', [(70, 70), (100, 100), (1000, 100), (None, 100)])
@@ -157,6 +161,31 @@ def test_network_is_that_of_a_run_that_comes_later(home, run_with_local_layers, 
   evaluation.join(timeout=60)
   assert not evaluation.is_alive()
   assert _curves(home) == [('precision @ 1', 9)]
+
+
+def test_checkpoint_that_is_still_being_copied_is_waited_for(home, save, capfd):
+  save(9, max_steps=9)
+  train_dir = home / 'cifar10' / 'train'
+  names = (train_dir / 'checkpoint').read_text()
+  os.rename(train_dir / 'model.ckpt-9.index', 'index')
+  evaluation = threading.Thread(target=cifar10_eval.main, daemon=True)
+  evaluation.start()
+  _wait_for('No checkpoint in cifar10/train yet: waiting for one.', evaluation, capfd)
+  (train_dir / 'checkpoint').write_text(names[:10])
+  time.sleep(2 * cifar10_eval._POLL_SECS)
+  assert evaluation.is_alive()
+  assert capfd.readouterr() == ('', '')
+  (train_dir / 'checkpoint').write_text(names)
+  os.rename('index', train_dir / 'model.ckpt-9.index')
+  evaluation.join(timeout=60)
+  assert not evaluation.is_alive()
+  assert _curves(home) == [('precision @ 1', 9)]
+
+
+def test_without_a_new_checkpoint_patience_ends(home, capsys):
+  with pytest.raises(UserError, match='No new checkpoint in cifar10/train for 1 seconds: see'):
+    cifar10_eval.main(patience_secs=1)
+  assert capsys.readouterr().out == 'No checkpoint in cifar10/train yet: waiting for one.\n'
 
 
 def test_checkpoint_that_cannot_be_read_is_passed_over(home, save, capsys):

@@ -122,12 +122,13 @@ GREYS = np.arange(256, dtype=np.uint8)[:, np.newaxis] * np.uint8([1, 1, 1, 0])
 MASKS = [0xff0000, 0xff00, 0xff]
 
 
-def _bmp(bits, pixels, compression=0, masks=(), palette=b'', header=40):
-  """A picture of 8 x 8 pixels of so many bits."""
+def _bmp(bits, pixels, compression=0, masks=(), palette=b'', header=40, side=8):
+  """A picture of `side` x `side` pixels of so many bits."""
   masks = struct.pack('<%dI' % len(masks), *masks)
   start = 54 + len(masks) + len(palette)
   return (struct.pack('<2sIHHI', b'BM', start + len(pixels), 0, 0, start)
-          + struct.pack('<IiiHHIIiiII', header, 8, 8, 1, bits, compression, len(pixels), 0, 0, 0, 0)
+          + struct.pack('<IiiHHIIiiII', header, side, side, 1, bits, compression, len(pixels), 0, 0,
+                        0, 0)
           + masks + palette + pixels)
 
 
@@ -154,11 +155,12 @@ ORANGE = bytes([0, 90, 200])  # Blue, green, red.
     (_bmp(8, bytes([90] * 64), palette=GREYS.tobytes()), [90, 90, 90]),
     (_bmp(24, ORANGE * 64), [200, 90, 0]),
     (_bmp(32, (ORANGE + b'\0') * 64), [200, 90, 0]),
+    (_bmp(32, ORANGE + b'\0', side=1), [200, 90, 0]),
     (_bmp(32, (ORANGE + b'\0') * 64, compression=3, masks=MASKS), [200, 90, 0]),
     # Half transparent, on white.
     (_bmp(32, (ORANGE + b'\x80') * 64, compression=3, masks=MASKS + [0xff000000], header=56),
      [227, 172, 127]),
-], ids=['greys', 'colours', 'four bytes', 'four bytes with masks', 'transparent'])
+], ids=['greys', 'colours', 'four bytes', 'one pixel', 'masks', 'transparent'])
 def test_bmp_shows_what_other_programs_see_in_it(picture, expected, home):
   (home / 'mine.bmp').write_bytes(picture)
   with tf.Session() as session:

@@ -40,7 +40,7 @@ def _start_job(chief='chief'):
   server = ps.start_server(tf.ConfigProto())
   with tf.Graph().as_default():
     set_up = cifar10_cluster.Board(ps, 0).set_up
-    with tf.Session(server.target, config=cifar10_cluster.session_config(
+    with tf.Session(server.target, config=cifar10_cluster.restricted(
         tf.ConfigProto(), '/job:ps')) as session:
       session.run(set_up)
   return [cifar10_replica.Replica(cluster) for cluster in both]
@@ -58,7 +58,7 @@ def timeout():
 
 def _session(replica):
   """A plain session with the job's variables."""
-  return tf.Session(replica.target, config=cifar10_cluster.session_config(
+  return tf.Session(replica.target, config=cifar10_cluster.restricted(
       cifar10_device.session_config(), '/job:ps', replica.device))
 
 

@@ -241,17 +241,10 @@ def test_reader_of_the_log_may_leave_early(small_data_dir, tmp_path):
 
 
 @pytest.mark.parametrize('script, args, status, sentence', [
-    ('cifar10_train.py', ['--data_dir=nowhere'], 1, 'There is no folder nowhere: name the one'),
+    # In processes without TensorFlow; test_faults.py has many more in others.
     ('cifar10_train.py', ['--data_dir={damaged}'], 1, 'data_batch_4.bin has 5000 bytes, '),
-    ('cifar10_eval.py', ['--data_dir={damaged}'], 1, 'data_batch_4.bin has 5000 bytes, '),
-    ('cifar10_train.py', ['--data_dir={good}', '--train_dir=/dev/null/train'], 1,
-     'Cannot write to /dev/null/train (Not a directory): name another directory with --train_dir.'),
     ('cifar10_eval.py', ['--data_dir={good}', '--run_once'], 1,
      'There is no checkpoint in cifar10/train: train first'),
-    ('cifar10_eval.py', ['--data_dir={good}', '--eval_dir=/dev/null/eval'], 1,
-     'Cannot write to /dev/null/eval ('),
-    ('cifar10_eval.py', ['--data_dir={good}', '--eval_data=foo'], 2, 'flag --eval_data=foo: '),
-    ('cifar10_train.py', ['--data_dir={good}', '--batch_size=0'], 2, 'flag --batch_size=0: '),
     ('cifar10_train.py', ['--data_dri={good}'], 2, "Unknown command line flag 'data_dri'."),
 ])
 def test_bad_input_is_one_sentence_and_changes_nothing(

@@ -52,6 +52,11 @@ def test_table_is_markdown_unless_told_otherwise(run, monkeypatch, capsys):
       '| --- | --- | --- | --- | --- |', '| mine | 100 | 4.000 | 0.500 |  |']
 
 
+def test_two_runs_of_one_name_are_refused(run, monkeypatch):
+  with pytest.raises(SystemExit, match='Two runs have the name mine: write LABEL=.*mine.'):
+    _main(monkeypatch, run, run)
+
+
 def test_repeated_steps_count_once_with_their_latest_value(run):
   _write(run / 'eval', 'precision @ 1', [(250, 0.75)])
   assert plot_curves.read_curves(str(run / 'eval'))['precision @ 1'] == {100: 0.5, 250: 0.75}

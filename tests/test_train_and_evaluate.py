@@ -40,22 +40,27 @@ def test_each_stage_is_trained_and_evaluated_once(small_data_dir, tmp_path):
   assert [int(row[3]) for row in rows] == [round(seconds[0]), round(sum(seconds))]
 
 
-def test_control_c_lets_the_training_save(small_data_dir, tmp_path):
+@pytest.mark.parametrize('number, status', [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signal_lets_the_training_save(number, status, small_data_dir, tmp_path):
   process = subprocess.Popen(_command(small_data_dir, 10**6), cwd=tmp_path, text=True,
                              stdout=subprocess.PIPE, start_new_session=True)
   try:
     read_until(process, 'step 1,')
-    os.killpg(process.pid, signal.SIGINT)  # As a terminal does.
+    if number == signal.SIGINT:
+      os.killpg(process.pid, number)  # As a terminal does.
+    else:
+      process.send_signal(number)
     out, _ = process.communicate(timeout=120)
   finally:
     process.kill()
-  assert process.returncode == 130
-  assert 'Stopped by SIGINT' in out
+  assert process.returncode == status
+  assert 'Stopped by %s' % number.name in out
   assert len((tmp_path / 'run' / 'seconds.txt').read_text().splitlines()) == 1
 
 
 @pytest.mark.parametrize('flag, sentence', [
-    ('--restart', '--restart does not go with stages'), ('5', "'5' is no flag")])
+    ('--restart', '--restart does not go with stages'), ('5', "'5' is no flag"),
+    ('--evaluate_every=0', '--evaluate_every must be at least 1.')])
 def test_flag_that_does_not_fit_is_one_sentence(flag, sentence, tmp_path):
   process = subprocess.run([sys.executable, SCRIPT, '--run_dir=run', flag], cwd=tmp_path,
                            capture_output=True, text=True, timeout=120)
