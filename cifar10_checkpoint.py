@@ -238,6 +238,7 @@ def check_fits(checkpoint, variables):
 
 
 def _words(contents):
+  """Returns what to call a dtype and a shape in a sentence."""
   dtype, shape = contents
   return dtype.name, shape
 

@@ -142,21 +142,25 @@ def _checkpoints(checkpoint_dir, patience_secs):
   """
   while FLAGS.run_once:
     yield cifar10_restore.latest_checkpoint(checkpoint_dir)
-  last = None
+  checkpoint = None
   while True:
-    waiting_since = time.monotonic()
-    while True:
-      checkpoint = _latest_there(checkpoint_dir)
-      if checkpoint not in (None, last):
-        break
-      if patience_secs is not None and time.monotonic() - waiting_since > patience_secs:
-        raise UserError('No new checkpoint in %s for %d seconds: see whether the training is still '
-                        'at work.' % (checkpoint_dir, patience_secs))
-      time.sleep(_POLL_SECS)
+    checkpoint = _next_checkpoint(checkpoint_dir, checkpoint, patience_secs)
     begun = time.monotonic()
     yield checkpoint
-    last = checkpoint
     time.sleep(max(0, begun + FLAGS.eval_interval_secs - time.monotonic()))
+
+
+def _next_checkpoint(checkpoint_dir, last, patience_secs):
+  """Waits until the latest checkpoint is another than `last`, and returns its path."""
+  begun = time.monotonic()
+  while True:
+    checkpoint = _latest_there(checkpoint_dir)
+    if checkpoint not in (None, last):
+      return checkpoint
+    if patience_secs is not None and time.monotonic() - begun > patience_secs:
+      raise UserError('No new checkpoint in %s for %d seconds: see whether the training is still '
+                      'at work.' % (checkpoint_dir, patience_secs))
+    time.sleep(_POLL_SECS)
 
 
 def _latest_there(checkpoint_dir):
@@ -224,6 +228,7 @@ def _kind():
 
 
 def main(argv=None, patience_secs=None):
+  """Evaluates, see `evaluate`; `argv` is what `tf.app.run` would pass, and is not looked at."""
   _check_directories()
   cifar10.maybe_download_and_extract()
   evaluate(patience_secs)

@@ -119,6 +119,7 @@ def average_gradients(tower_grads):
 
 
 def main(argv=None):
+  """Trains; `argv` is what `tf.app.run` would pass, and is not looked at."""
   if os.environ.get('TF_CONFIG'):
     raise UserError('TF_CONFIG describes a cluster, and this script trains on one machine: run '
                     'cifar10_train.py there, or unset TF_CONFIG.')

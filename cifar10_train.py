@@ -70,6 +70,7 @@ def _refuse_flags_of_evaluation():
 
 
 def main(argv=None):
+  """Trains; `argv` is what `tf.app.run` would pass, and is not looked at."""
   cluster = cifar10_cluster.from_environment()
   if not cluster:
     _refuse_flags_of_evaluation()
