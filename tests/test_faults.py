@@ -197,8 +197,8 @@ BAD_RUNS = [
     (TRAIN, [], _other_data_set, 'is on another data set (airplane, '),
     (TRAIN, [], _other_network, 'model.ckpt-7 is a checkpoint of another network: conv1/'),
     (TRAIN, ['--top_layers=local'], _nothing, 'model.ckpt-2 is a checkpoint of another network: '
-     'local3/biases has shape [384] there and has shape [6, 6, 32] here; name another directory, '
-     'or give the flags of that run (see its run.json).'),
+     'local3/biases is float32 of shape [384] there and float32 of shape [6, 6, 32] here; '
+     'name another directory, or give the flags of that run (see its run.json).'),
     (TRAIN, ['--restart'], _delete('run.json'), 'it is not from here, and --restart does not'),
     (TRAIN, ['--synthetic', '--data_dir=x'], _nothing, '--synthetic and --data_dir=x name two'),
     (TOWERS, ['--train_dir=/dev/null'], _nothing, '/dev/null is not a directory: '),
