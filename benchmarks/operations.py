@@ -24,8 +24,6 @@ import cifar10  # noqa: E402
 
 STEPS = 30
 
-EPILOG = 'Flags of the model, as --mixed_precision, are those of cifar10_train.py --help.'
-
 # What an operation is for, by its name; the first that fits.
 PURPOSES = [
     ('convolutions, their gradients', r'conv\d/conv\d$|gradients/conv\d/Conv2D_grad'),
@@ -38,8 +36,9 @@ PURPOSES = [
 
 
 def main():
-  parser = argparse.ArgumentParser(description=__doc__.split('\n')[0], epilog=EPILOG,
-                                   allow_abbrev=False)
+  parser = argparse.ArgumentParser(
+      description=__doc__.split('\n')[0], allow_abbrev=False,
+      epilog='Flags of the model, as --mixed_precision, are those of cifar10_train.py --help.')
   _, flags = parser.parse_known_args()
   cifar10.FLAGS([sys.argv[0], *flags])
   images, labels = programs.constant_images(tf, cifar10.FLAGS.batch_size)
