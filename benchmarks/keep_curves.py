@@ -55,7 +55,10 @@ def main():
     sys.exit('There are no event files of a training in %s.'
              % os.path.join(arguments.run, 'train'))
   for part in ('train', 'eval'):
-    keep(os.path.join(arguments.run, part), os.path.join(arguments.copy, part))
+    try:
+      keep(os.path.join(arguments.run, part), os.path.join(arguments.copy, part))
+    except OSError as error:
+      sys.exit('The copy cannot be written: %s' % error)
 
 
 if __name__ == '__main__':

@@ -40,7 +40,10 @@ def main():
       description=__doc__.split('\n')[0], allow_abbrev=False,
       epilog='Flags of the model, as --mixed_precision, are those of cifar10_train.py --help.')
   _, flags = parser.parse_known_args()
-  cifar10.FLAGS([sys.argv[0], *flags])
+  try:
+    cifar10.FLAGS([sys.argv[0], *flags])
+  except tf.flags.Error as error:
+    parser.error(str(error))
   images, labels = programs.constant_images(tf, cifar10.FLAGS.batch_size)
   loss = cifar10.loss(cifar10.inference(images), labels)
   train_op = cifar10.train(loss, tf.train.get_or_create_global_step())

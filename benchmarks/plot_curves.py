@@ -143,7 +143,12 @@ def main():
   else:
     print('\n'.join('| %s |' % ' | '.join(row) for row in [heading, ['---'] * len(heading)] + rows))
   if arguments.out:
-    draw(runs, arguments.out)
+    try:
+      draw(runs, arguments.out)
+    except ImportError:
+      sys.exit("Pictures need matplotlib: pip install -e '.[plots]'.")
+    except (OSError, ValueError) as error:  # ValueError: matplotlib does not know the format.
+      sys.exit('%s cannot be drawn: %s' % (arguments.out, error))
 
 
 if __name__ == '__main__':

@@ -5,10 +5,12 @@
 Each program (see programs.py) is a process of its own. They take turns, a few seconds each, for
 several rounds, so that a machine whose speed drifts slows all of them alike. What counts are the
 ratios of the medians. Run it on a machine that does nothing else; a program whose package is not
-installed is left out.
+installed is left out. All are in memory at once, most of them with nearly a gigabyte: where that is
+too much name some with --programs. Ctrl-C ends it with what has been measured so far.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import signal
@@ -57,16 +59,24 @@ class Program:
     return self._process.stdout.readline() == 'ready\n'
 
   def measure(self, seconds):
-    self._process.stdin.write('%f\n' % seconds)
-    self._process.stdin.flush()
-    answer = json.loads(self._process.stdout.readline())
+    """Lets it run; returns False if it has ended."""
+    with contextlib.suppress(BrokenPipeError):
+      self._process.stdin.write('%f\n' % seconds)
+      self._process.stdin.flush()
+    answer = self._process.stdout.readline()
+    if not answer:
+      return False
+    answer = json.loads(answer)
     self.rates.append(answer['images_per_second'])
     self.peak_mb = answer['peak_mb']
+    return True
 
   def end(self):
     # With the processes that it may have started.
     os.killpg(self._process.pid, signal.SIGKILL)
     self._process.wait()
+    with contextlib.suppress(BrokenPipeError):  # What it did not read any more.
+      self._process.stdin.close()
 
 
 def main():
@@ -75,15 +85,19 @@ def main():
   parser.add_argument('--batch_size', type=int, default=128, help='images in a batch')
   parser.add_argument('--rounds', type=int, default=9, help='turns of each program')
   parser.add_argument('--seconds', type=float, default=4, help='length of a turn')
-  parser.add_argument('--programs', nargs='+', default=[f.__name__ for f in programs.PROGRAMS],
-                      help='which of them take part (all)')
+  names = [program.__name__ for program in programs.PROGRAMS]
+  parser.add_argument('--programs', nargs='+', default=names, choices=names, metavar='PROGRAM',
+                      help='which of them take part (all): ' + ', '.join(names))
   parser.add_argument('--json', help='file to write the measurements to')
   arguments = parser.parse_args()
+  for name in ('batch_size', 'rounds', 'seconds'):
+    if getattr(arguments, name) <= 0:
+      parser.error('--%s must be above 0.' % name)
   if not cifar10_dataset.locate(arguments.data_dir):
-    parser.error('There is no data set in %s: name its folder with --data_dir.'
-                 % arguments.data_dir)
+    parser.error('There is no data set in %s: name its folder with --data_dir, or fetch it with '
+                 '`python cifar10_train.py --max_steps=1`.' % arguments.data_dir)
 
-  started, measured = [], []
+  started, measured, status = [], [], 0
   with tempfile.TemporaryDirectory() as folder:
     try:
       for name in arguments.programs:
@@ -94,13 +108,21 @@ def main():
         else:
           print('%s does not run here and is left out.' % name, file=sys.stderr)
       for _ in range(arguments.rounds):
-        for program in measured:
-          program.measure(arguments.seconds)
+        for program in list(measured):
+          if not program.measure(arguments.seconds):
+            print('%s has ended and is left out.' % program.name, file=sys.stderr)
+            measured.remove(program)
+    except KeyboardInterrupt:
+      status = 128 + signal.SIGINT
     finally:
       for program in started:
         program.end()
 
+  measured = [program for program in measured if program.rates]
+  if not measured:
+    sys.exit(status or 'No program ran.')
   report(measured, arguments)
+  sys.exit(status)
 
 
 def report(measured, arguments):

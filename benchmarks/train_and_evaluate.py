@@ -8,7 +8,8 @@ In the run's directory, beside `train` and `eval`, there will be
   evaluations.csv: a line for each stage: the step, both precisions, the seconds of training so far
   seconds.txt: a line for each training process: the seconds that it took
 
-Started again it goes on where it was, and evaluates nothing twice.
+Started again it goes on where it was, and evaluates nothing twice. A stage that the training has
+passed already, as with another --evaluate_every, can no longer be evaluated and is left out.
 """
 
 import argparse
@@ -33,7 +34,8 @@ def run(script, arguments, **popen_arguments):
   except KeyboardInterrupt:
     out, _ = process.communicate()
   if process.returncode:
-    sys.exit(process.returncode)
+    # Of one that a signal ended it is negative; a shell says 128 and the signal's number.
+    sys.exit(process.returncode if process.returncode > 0 else 128 - process.returncode)
   return out
 
 
@@ -57,6 +59,13 @@ def evaluate(run_dir, flags, use_moving_averages):
       stdout=subprocess.PIPE, text=True)
   print(out, end='', flush=True)
   return re.search(r'precision @ 1 = ([\d.]+)', out).group(1)
+
+
+def latest_step(run_dir):
+  """Returns the step of the latest checkpoint; 0 if there is none."""
+  state = '\n'.join(lines(os.path.join(run_dir, 'train', 'checkpoint')))
+  match = re.search(r'^model_checkpoint_path: ".*-(\d+)"', state, re.MULTILINE)
+  return int(match.group(1)) if match else 0
 
 
 def lines(path):
@@ -86,7 +95,7 @@ def main():
   seconds_file = os.path.join(arguments.run_dir, 'seconds.txt')
   if (os.path.exists(os.path.join(arguments.run_dir, 'train'))
       and not os.path.exists(seconds_file)):
-    # Its checkpoints may be beyond the first stages already.
+    # How long it has taken is not known.
     parser.error('%s has a training that was not begun here: name a new directory with --run_dir.'
                  % arguments.run_dir)
   os.makedirs(arguments.run_dir, exist_ok=True)
@@ -97,6 +106,9 @@ def main():
   done = {line.split(',')[0] for line in lines(table)}
   for step in stages:
     if str(step) in done:
+      continue
+    if latest_step(arguments.run_dir) > step:
+      print('The training is beyond step %d, which is not evaluated.' % step, flush=True)
       continue
     train(arguments.run_dir, flags, step, seconds_file)
     precisions = [evaluate(arguments.run_dir, flags, averages) for averages in ('true', 'false')]

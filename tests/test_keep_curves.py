@@ -48,3 +48,12 @@ def test_folder_without_a_run_is_one_sentence(tmp_path):
   assert process.returncode == 1
   assert process.stderr.startswith('There are no event files of a training in ')
   assert not os.listdir(tmp_path)
+
+
+def test_copy_that_cannot_be_written_is_one_sentence(tmp_path):
+  _write(tmp_path / 'mine' / 'train', [1], LOSS, 4.0)
+  (tmp_path / 'copy').write_text('a file')
+  process = _keep(tmp_path / 'mine', tmp_path / 'copy')
+  assert process.returncode == 1
+  assert process.stderr.startswith('The copy cannot be written: ')
+  assert (tmp_path / 'copy').read_text() == 'a file'

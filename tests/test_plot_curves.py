@@ -84,3 +84,17 @@ def test_picture_shows_each_run(run, tmp_path, monkeypatch):
   picture = (tmp_path / 'curves.svg').read_text()
   for label in ('first', 'second', 'first, moving averages', 'second, plain variables'):
     assert '<!-- %s -->' % label in picture
+
+
+@pytest.mark.parametrize('out', ['curves.nosuch', 'nowhere/curves.png'])
+def test_picture_that_cannot_be_drawn_is_one_sentence(out, run, tmp_path, monkeypatch, capsys):
+  pytest.importorskip('matplotlib', reason='matplotlib is not here: pip install -e .[plots]')
+  with pytest.raises(SystemExit, match='.*%s cannot be drawn: ' % out):
+    _main(monkeypatch, run, '--out=%s' % (tmp_path / out))
+  assert '| mine | 100 |' in capsys.readouterr().out
+
+
+def test_picture_without_matplotlib_is_one_sentence(run, tmp_path, monkeypatch):
+  monkeypatch.setitem(sys.modules, 'matplotlib', None)
+  with pytest.raises(SystemExit, match='Pictures need matplotlib: pip install '):
+    _main(monkeypatch, run, '--out=%s' % (tmp_path / 'curves.png'))

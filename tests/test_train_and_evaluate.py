@@ -76,3 +76,25 @@ def test_training_that_was_begun_elsewhere_is_refused(tmp_path):
   assert process.returncode == 2
   assert 'run has a training that was not begun here: name a new directory' in process.stderr
   assert os.listdir(tmp_path / 'run') == ['train']
+
+
+def test_stage_that_the_training_has_passed_is_left_out(small_data_dir, tmp_path):
+  (tmp_path / 'run' / 'train').mkdir(parents=True)
+  (tmp_path / 'run' / 'seconds.txt').write_text('1.0\n')
+  (tmp_path / 'run' / 'train' / 'checkpoint').write_text(
+      'model_checkpoint_path: "model.ckpt-7"\nall_model_checkpoint_paths: "model.ckpt-2"\n')
+  process = subprocess.run(_command(small_data_dir, 6), cwd=tmp_path, capture_output=True,
+                           text=True, timeout=120)
+  assert process.stdout.splitlines() == [
+      'The training is beyond step %d, which is not evaluated.' % step for step in (3, 6)]
+  assert process.returncode == 0
+  assert not (tmp_path / 'run' / 'evaluations.csv').exists()
+
+
+def test_script_that_is_killed_gives_the_status_of_a_shell(tmp_path):
+  (tmp_path / 'killed.py').write_text('import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n')
+  process = subprocess.run(
+      [sys.executable, '-c', 'import train_and_evaluate\n'
+       'train_and_evaluate.run(%r, [])' % str(tmp_path / 'killed.py')],
+      cwd=os.path.dirname(SCRIPT), timeout=120)
+  assert process.returncode == 137
