@@ -68,7 +68,8 @@ tf.app.flags.DEFINE_enum('learning_rate_schedule', 'staircase', ['staircase', 'l
                          '--num_epochs_per_decay epochs, or in a straight line, to zero after so '
                          'many.')
 tf.app.flags.DEFINE_float('num_epochs_per_decay', NUM_EPOCHS_PER_DECAY,
-                          'Epochs after which the learning rate has fallen.', lower_bound=0.01)
+                          'Epochs after which the learning rate has fallen.', lower_bound=0.01,
+                          upper_bound=1e9)
 tf.app.flags.DEFINE_float('learning_rate_decay_factor', LEARNING_RATE_DECAY_FACTOR,
                           'What a fall multiplies the learning rate by.', lower_bound=0.0)
 tf.app.flags.DEFINE_float('momentum', 0.0, 'Nesterov momentum; 0 is plain gradient descent.',
@@ -109,8 +110,16 @@ def directory(flag):
 
   Args:
     flag: the flag's name, of this module or a script, such as 'data_dir'.
+
+  Raises:
+    UserError: TensorFlow cannot take the name.
   """
   path = getattr(FLAGS, flag)
+  try:
+    path.encode()
+  except UnicodeEncodeError as error:
+    raise UserError('The name %s is not UTF-8, which TensorFlow takes alone: name another folder '
+                    'with --%s.' % (path, flag)) from error
   if FLAGS.synthetic and FLAGS[flag].using_default_value:
     return path.replace('cifar10/', 'cifar10/synthetic/', 1)
   return path

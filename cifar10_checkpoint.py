@@ -5,12 +5,14 @@ TensorFlow's file `checkpoint` names the latest and those before it; `model.ckpt
 """
 
 import contextlib
+import errno
 import glob
 import os
 import re
 
 import tensorflow.compat.v1 as tf
 
+import cifar10_errors
 from cifar10_console import UserError
 
 _PART = r'(index|data-\d{5}-of-\d{5})'
@@ -21,6 +23,10 @@ _UNFINISHED = re.compile(r'(checkpoint|graph\.pbtxt|model\.ckpt-\d+\.meta)\.tmp[
                          r'|model\.ckpt-\d+_temp/part-\d{5}-of-\d{5}\.%s(\.tempstate\d+)?'
                          % (_PART, _PART))
 _DAMAGED = 'damaged-'  # Before the names of what is set aside.
+
+# What the file system says of a file that is gone, or on a failing disk. Whatever else it says, as
+# of permissions, passes, and the checkpoint is none to set aside.
+_LOST = {os.strerror(code) for code in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EIO)}
 
 _STEP = 'global_step'
 
@@ -261,7 +267,12 @@ def restore(session, saver, checkpoint, variables):
 
 
 def _read(checkpoint):
-  """Reads a checkpoint whole; returns its step, if it has one, and {key: (dtype, shape)}."""
+  """Reads a checkpoint whole; returns its step, if it has one, and {key: (dtype, shape)}.
+
+  Raises:
+    Damaged: it is missing, or can never be read.
+    UserError: it cannot be read as things are: too many files are open, say.
+  """
   if not tf.train.checkpoint_exists(checkpoint):
     raise Damaged('%s is missing: %s' % (checkpoint, _REMEDY))
   try:
@@ -275,4 +286,8 @@ def _read(checkpoint):
         step = value
     return step, contents
   except (tf.errors.OpError, ValueError, IndexError) as error:
+    path_and_reason = cifar10_errors.of_file(error)
+    if path_and_reason and path_and_reason[1] not in _LOST:
+      raise UserError('%s cannot be read (%s): put that right, and start again.'
+                      % path_and_reason) from error
     raise Damaged('%s is damaged (%s): %s' % (checkpoint, error, _REMEDY)) from error

@@ -24,6 +24,7 @@ import time
 import numpy as np
 import tensorflow.compat.v1 as tf
 
+from cifar10_console import STOP_SIGNALS
 from cifar10_console import UserError
 
 FLAGS = tf.app.flags.FLAGS
@@ -344,7 +345,7 @@ def check_chief(cluster, notices):
 
 
 def _note_signals():
-  """Has SIGINT and SIGTERM noted; returns the list that they go to."""
+  """Has `STOP_SIGNALS` noted; returns the list that they go to."""
   asked = []
 
   def note(number, frame):
@@ -352,7 +353,7 @@ def _note_signals():
     # Who asks again does not want to wait.
     signal.signal(number, signal.SIG_DFL)
 
-  for number in (signal.SIGINT, signal.SIGTERM):
+  for number in STOP_SIGNALS:
     if signal.getsignal(number) != signal.SIG_IGN:
       signal.signal(number, note)
   return asked

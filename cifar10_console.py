@@ -6,6 +6,7 @@ Every script ends in `cifar10_console.run(main)`. Whatever a person can put righ
 
 import datetime
 import os
+import signal
 import sys
 import textwrap
 import time
@@ -15,6 +16,9 @@ from absl import flags
 
 # Other than absl's own answer, ours shows a script's own flags first.
 _HELP = {'--help', '-help', '-h', '--helpshort', '-helpshort', '-?'}
+
+# Those that ask a script to end: Ctrl-C, `kill`, and a terminal that closes.
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 _PATIENCE_SECS = 1  # Of a person, before a counter is welcome.
 

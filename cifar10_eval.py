@@ -18,6 +18,7 @@ import cifar10_checkpoint
 import cifar10_confusion
 import cifar10_console
 import cifar10_device
+import cifar10_errors
 import cifar10_restore
 import cifar10_run
 from cifar10_console import UserError
@@ -80,7 +81,8 @@ def evaluate(patience_secs=None):
               raise
             print('%s cannot be read: waiting for the next.' % checkpoint)
             continue
-          answers, truth, summary = _evaluate_once(session, probabilities, labels, summary_op)
+          with cifar10_errors.reported('evaluate again'):
+            answers, truth, summary = _evaluate_once(session, probabilities, labels, summary_op)
         # Not tf.nn.in_top_k, which counts a tie as right: a network that says the same for all
         # classes would be perfect.
         precision = np.mean(answers.argmax(axis=1) == truth)

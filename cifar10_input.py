@@ -126,9 +126,11 @@ def distort(images, strength=1.0):
 
 
 def _random_offsets(n, margin, strength):
-  """Adds `n` random whole numbers around margin / 2, from 0 to `margin` at full strength."""
-  least = int(round(margin / 2 * (1 - strength)))
-  return tf.random_uniform([n, 1], least, margin - least + 1, tf.int32)
+  """Adds `n` random whole numbers around margin // 2, from 0 to `margin` at full strength."""
+  centre = margin // 2
+  least = centre - int(round(centre * strength))
+  most = centre + int(round((margin - centre) * strength))
+  return tf.random_uniform([n, 1], least, most + 1, tf.int32)
 
 
 def center(images):
@@ -170,7 +172,8 @@ def views(images):
 def decode_pictures(contents):
   """Adds the decoding of pictures of any size and shape into images like those of the data set.
 
-  A transparent picture is laid on white. The square in the middle is scaled to 32x32 pixels.
+  What is transparent of a PNG with an opacity channel or a palette is laid on white; TensorFlow
+  decodes what is transparent of a GIF as black. The square in the middle is scaled to 32x32 pixels.
 
   Args:
     contents: strings of shape [n], each the contents of a PNG, JPEG, GIF or BMP file.

@@ -19,9 +19,6 @@ is killed leaves tokens behind, or takes some along: then replicas wait for ever
 
 import contextlib
 import os
-import signal
-import socket
-import threading
 
 import numpy as np
 import tensorflow.compat.v1 as tf
@@ -30,6 +27,7 @@ import cifar10
 import cifar10_cluster
 import cifar10_console
 import cifar10_device
+import cifar10_watchdog
 from cifar10_console import UserError
 
 FLAGS = tf.app.flags.FLAGS
@@ -58,24 +56,23 @@ class Replica:
   def at_work(self):
     """Tells the parameter servers that this replica trains, and how the training ends."""
     notice = cifar10_cluster.GAVE_UP
-    self.watchdog.start()
-    try:
-      self._tell(cifar10_cluster.AT_WORK)
-      yield
-      if self.lost:
-        raise self.lost
-      notice = cifar10_cluster.ENDED
-    except (SystemExit, KeyboardInterrupt):
-      notice = cifar10_cluster.STOPPED
-      raise
-    except (tf.errors.UnavailableError, tf.errors.AbortedError) as error:
-      # While training goes on these open the session anew; here it was about to end.
-      notice = cifar10_cluster.STOPPED
-      raise UserError('A parameter server was lost while the training ended: started again, it '
-                      'goes on from the last checkpoint.') from error
-    finally:
-      self._tell(notice)
-      self.watchdog.stop()
+    with self.watchdog:
+      try:
+        self._tell(cifar10_cluster.AT_WORK)
+        yield
+        if self.lost:
+          raise self.lost
+        notice = cifar10_cluster.ENDED
+      except (SystemExit, KeyboardInterrupt):
+        notice = cifar10_cluster.STOPPED
+        raise
+      except (tf.errors.UnavailableError, tf.errors.AbortedError) as error:
+        # While training goes on these open the session anew; here it was about to end.
+        notice = cifar10_cluster.STOPPED
+        raise UserError('A parameter server was lost while the training ended: started again, it '
+                        'goes on from the last checkpoint.') from error
+      finally:
+        self._tell(notice)
 
   def _tell(self, notice):
     cifar10_cluster.tell(self.cluster, self.target, self.number, notice)
@@ -129,59 +126,33 @@ class Replica:
     return _SessionCreator(self, config, chief_creator, check_stopped)
 
 
-class _Watchdog:
-  """Ends the process when TensorFlow does not come back from a parameter server.
+class _Watchdog(cifar10_watchdog.Watchdog):
+  """Ends the process also when a parameter server is silent for --peer_timeout_secs.
 
   Nothing can interrupt an operation that waits on one that hangs, nor close the session of one that
-  is gone. Until it is back the main thread stays in TensorFlow, and Python calls no handler of a
-  signal.
+  is gone.
   """
 
   def __init__(self, cluster):
+    super().__init__()
     self._cluster = cluster
-    self._silent_secs = 0
-    self._is_over = threading.Event()
-    # Python writes the number of a signal to the one end as soon as it comes.
-    self._signals, self._wakeup = socket.socketpair()
-    self._signals.setblocking(False)
-    self._wakeup.setblocking(False)
 
-  def start(self):
-    self.feed()
-    self._is_over.clear()
-    self._set_wakeup(self._wakeup.fileno())
-    threading.Thread(target=self._watch, daemon=True).start()
+  def look(self, asked):
+    super().look(asked)
+    if self.silent_secs > FLAGS.peer_timeout_secs:
+      cifar10_console.complain(self._lost())
+      os._exit(1)
+    # It may be saving.
+    if asked and self.silent_secs > _STOP_SECS and self._missing():
+      self.end(asked[0], 'while a parameter server does not answer')
 
-  def stop(self):
-    self._is_over.set()
-    self._set_wakeup(-1)
-
-  def feed(self):
-    """Is called whenever TensorFlow has come back."""
-    self._silent_secs = 0
-
-  def _set_wakeup(self, descriptor):
-    # Python lets only the main thread do this, as in `cifar10_session`.
-    if threading.current_thread() is threading.main_thread():
-      signal.set_wakeup_fd(descriptor)
-
-  def _watch(self):
-    asked = []
-    # Not the time, which goes on while the process is suspended.
-    while not self._is_over.wait(1.0):
-      self._silent_secs += 1
-      with contextlib.suppress(BlockingIOError):
-        asked += [number for number in self._signals.recv(100)
-                  if number in (signal.SIGINT, signal.SIGTERM)]
-      if self._silent_secs > FLAGS.peer_timeout_secs:
-        cifar10_console.complain(self._cluster.lost(self._missing() or self._cluster.servers))
-        os._exit(1)
-      # Who asks again does not want to wait. Otherwise it may be saving.
-      if len(asked) > 1 and self._silent_secs > 1 or (
-          asked and self._silent_secs > _STOP_SECS and self._missing()):
-        print('Stopped by %s while a parameter server does not answer; started again, the job goes '
-              'on from its last checkpoint.' % signal.Signals(asked[0]).name, flush=True)
-        os._exit(128 + asked[0])
+  def _lost(self):
+    missing = self._missing()
+    if missing:
+      return self._cluster.lost(missing)
+    return UserError('TensorFlow has not come back for %d seconds (--peer_timeout_secs) although '
+                     'all parameter servers answer: give it longer, if it was only slow; started '
+                     'again, the job goes on from its last checkpoint.' % FLAGS.peer_timeout_secs)
 
   def _missing(self):
     """Returns the parameter servers that do not answer."""

@@ -34,9 +34,11 @@ def check_directory(path, flag):
   """
   if not path:
     raise UserError('--%s is empty: it must name a directory.' % flag)
-  if set(path) & set('*?['):
-    raise UserError('TensorFlow takes *, ? and [ in %s for a pattern: name another directory with '
-                    '--%s.' % (path, flag))
+  if '://' in path:
+    raise UserError('%s is an address: --%s must name a directory of this machine.' % (path, flag))
+  if set(path) & set('*?[\\'):
+    raise UserError('TensorFlow takes *, ?, [ and \\ in %s for a pattern: name another directory '
+                    'with --%s.' % (path, flag))
   if os.path.exists(path) and not os.path.isdir(path):
     raise UserError('%s is not a directory: name another with --%s.' % (path, flag))
 

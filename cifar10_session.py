@@ -5,10 +5,8 @@ is in the scripts and in `cifar10.py`.
 """
 
 import contextlib
-import errno
 import math
 import os
-import re
 import signal
 import sys
 import threading
@@ -20,7 +18,10 @@ import cifar10
 import cifar10_checkpoint
 import cifar10_console
 import cifar10_device
+import cifar10_errors
 import cifar10_run
+import cifar10_watchdog
+from cifar10_console import STOP_SIGNALS
 from cifar10_console import UserError
 
 FLAGS = tf.app.flags.FLAGS
@@ -49,8 +50,8 @@ def training_session(loss, examples_per_step, towers=1, replica=None):
   """Opens the session for training on the graph built so far.
 
   The session initialises or restores the variables, runs the input queues, logs, saves, and asks
-  to stop (`session.should_stop()`) after --max_steps, or after SIGINT or SIGTERM. On leaving it
-  the last checkpoint is written; after a signal the process then exits.
+  to stop (`session.should_stop()`) after --max_steps, or after SIGINT, SIGTERM or SIGHUP. On
+  leaving it the last checkpoint is written; after a signal the process then exits.
 
   Args:
     loss: a float32 scalar, to log and to watch.
@@ -78,7 +79,8 @@ def training_session(loss, examples_per_step, towers=1, replica=None):
     # What follows is `tf.train.MonitoredTrainingSession`, spelled out because a replica opens its
     # session in a way of its own. The log comes before what saves: a loss that is not finite leaves
     # the last checkpoint alone.
-    stop = _StopHook(FLAGS.max_steps)
+    watchdog = replica.watchdog if replica else cifar10_watchdog.Watchdog()
+    stop = _StopHook(FLAGS.max_steps, watchdog)
     log = _LogHook(train_dir, loss, examples_per_step * (replica.count if replica else 1))
     scaffold = tf.train.Scaffold(saver=_Saver(is_in_place))
     hooks = [log]
@@ -97,41 +99,25 @@ def training_session(loss, examples_per_step, towers=1, replica=None):
       creator = replica.session_creator(config, stop.exit_if_signalled, scaffold, train_dir)
     else:
       creator = tf.train.ChiefSessionCreator(scaffold, config=config, checkpoint_dir=train_dir)
-    with stop.handlers_restored(), _file_errors_reported():
+    # A replica's watches already, and longer than its session lasts.
+    watching = contextlib.nullcontext() if replica else watchdog
+    with watching, stop.handlers_restored(), cifar10_errors.reported(_what_then()):
       with tf.train.MonitoredSession(creator, hooks) as session:
         yield session
-  log.raise_if_unread()
   stop.exit_if_signalled()
+  log.raise_if_unread()
 
 
 @contextlib.contextmanager
 def _worker_session(replica):
   """Opens the session of a worker, see `training_session`."""
-  stop = _StopHook(sys.maxsize)
+  stop = _StopHook(sys.maxsize, replica.watchdog)
   config = cifar10_device.session_config(FLAGS.log_device_placement)
   creator = replica.session_creator(config, stop.exit_if_signalled)
-  with stop.handlers_restored(), _file_errors_reported():
+  with stop.handlers_restored(), cifar10_errors.reported(_what_then()):
     with tf.train.MonitoredSession(creator, [replica.hook(stop.is_signalled), stop]) as session:
       yield session
   stop.exit_if_signalled()
-
-
-@contextlib.contextmanager
-def _file_errors_reported():
-  """Turns what the file system said to TensorFlow into a `UserError`."""
-  try:
-    yield
-  except (tf.errors.OpError, RuntimeError) as error:  # The second is that of the event writer.
-    file_error = _FILE_ERROR.search(str(error))
-    if not file_error:
-      raise
-    raise UserError('%s (%s): put that right, and %s goes on from the last checkpoint.'
-                    % (*file_error.groups(), _same_command())) from error
-
-
-# How TensorFlow words what the file system said.
-_FILE_ERROR = re.compile('(/?[^;\\s][^;\n]*); (%s)'
-                         % '|'.join(re.escape(os.strerror(code)) for code in errno.errorcode))
 
 
 def checked_train_dir():
@@ -163,6 +149,10 @@ def _prepare(train_dir, classes):
 
 def _same_command():
   return 'the same command' + (' without --restart' if FLAGS.restart else '')
+
+
+def _what_then():
+  return '%s goes on from the last checkpoint' % _same_command()
 
 
 def _flags():
@@ -271,8 +261,9 @@ class _LogHook(tf.train.SessionRunHook):
 class _StopHook(tf.train.StopAtStepHook):
   """Asks to stop after the last step, or after the step during which a signal came."""
 
-  def __init__(self, last_step):
+  def __init__(self, last_step, watchdog):
     super().__init__(last_step=last_step)
+    self._watchdog = watchdog
     self._signal = None
     self._step = None
     self._handlers = {}
@@ -281,7 +272,7 @@ class _StopHook(tf.train.StopAtStepHook):
     super().begin()
     # Python lets only the main thread do this; in others the caller has its own way to stop.
     if threading.current_thread() is threading.main_thread():
-      for number in (signal.SIGINT, signal.SIGTERM):
+      for number in STOP_SIGNALS:
         # Who started us in the background (`&` in a script) has Ctrl-C ignored: so do we.
         if signal.getsignal(number) != signal.SIG_IGN:
           self._handlers[number] = signal.signal(number, self._note)
@@ -312,7 +303,12 @@ class _StopHook(tf.train.StopAtStepHook):
     if session.run(self._global_step) >= self._last_step:
       coord.request_stop()
 
+  def before_run(self, run_context):
+    self._watchdog.feed()
+    return super().before_run(run_context)
+
   def after_run(self, run_context, run_values):
+    self._watchdog.feed()
     super().after_run(run_context, run_values)
     if self._signal:
       run_context.request_stop()
@@ -324,6 +320,7 @@ class _StopHook(tf.train.StopAtStepHook):
     """Ends the process with the conventional status, if it was a signal that ended the loop."""
     if self._signal:
       where = 'after step %d' % self._step if self._step is not None else 'waiting for other tasks'
-      print('Stopped by %s %s; %s goes on from there, in %s.'
-            % (self._signal.name, where, _same_command(), cifar10.directory('train_dir')))
+      with contextlib.suppress(BrokenPipeError, UserError):  # The terminal may be gone.
+        print('Stopped by %s %s; %s goes on from there, in %s.'
+              % (self._signal.name, where, _same_command(), cifar10.directory('train_dir')))
       sys.exit(128 + self._signal)

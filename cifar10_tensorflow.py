@@ -3,7 +3,8 @@
 Without its chatter: TensorFlow tells the processor's features, missing GPU drivers, deprecations
 and the queues' cancellation at the end, about a hundred lines around the ten that a short run has
 to say. Set `TF_CPP_MIN_LOG_LEVEL` to see them (0 is everything, 3 nothing). Errors that matter are
-exceptions, not log lines, and are not touched.
+exceptions, not log lines, and are not touched; one that kills the process while TensorFlow loads,
+as on a processor without AVX, is only seen so.
 
 With the convolutions of oneDNN on every x86 processor: TensorFlow itself takes them where there are
 AVX-512 instructions for neural networks, but they are quicker without these too. Set

@@ -28,7 +28,9 @@ def run(script, arguments, **popen_arguments):
   process = subprocess.Popen([sys.executable, os.path.join(ROOT, script), *arguments],
                              **popen_arguments)
   # The script saves before it ends. Ctrl-C it gets from the terminal, as we do.
-  signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+  for number in (signal.SIGTERM, signal.SIGHUP):
+    if signal.getsignal(number) != signal.SIG_IGN:
+      signal.signal(number, lambda *_: process.terminate())
   try:
     out, _ = process.communicate()
   except KeyboardInterrupt:

@@ -77,6 +77,7 @@ def heard_signals():
   """Ctrl-C and termination as on a terminal, also where the tests run in the background."""
   signal.signal(signal.SIGINT, signal.default_int_handler)
   signal.signal(signal.SIGTERM, signal.SIG_DFL)
+  signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope='session')

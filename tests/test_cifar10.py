@@ -633,6 +633,12 @@ def test_directories_of_the_synthetic_set_are_apart():
   assert cifar10.directory('data_dir') == 'elsewhere'
 
 
+def test_directory_whose_name_is_not_utf_8_is_one_sentence():
+  FLAGS.data_dir = os.fsdecode(b'caf\xe9')
+  with pytest.raises(UserError, match='is not UTF-8.*: name another folder with --data_dir'):
+    cifar10.directory('data_dir')
+
+
 @pytest.mark.parametrize('flags, sentence', [
     (['--data_dir=nowhere'], 'There is no folder nowhere'),
     (['--data_dir=.'], 'There is no data set in ., which is not empty either'),

@@ -1,4 +1,6 @@
+import contextlib
 import os
+import resource
 
 import pytest
 import tensorflow.compat.v1 as tf
@@ -61,6 +63,23 @@ def test_checkpoint_with_a_wrong_byte_is_noticed(checkpoint):
     data.write(b'x')
   with pytest.raises(UserError, match='model.ckpt-5 is damaged'):
     cifar10_checkpoint.check_fits(checkpoint, {v.op.name: v for v in tf.global_variables()})
+
+
+@contextlib.contextmanager
+def _too_many_open_files():
+  limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+  resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+  try:
+    yield
+  finally:
+    resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def test_checkpoint_that_cannot_be_read_as_things_are_is_not_damaged(checkpoint):
+  with pytest.raises(UserError, match=r'\(Too many open files\): put that right') as raised:
+    with _too_many_open_files():
+      cifar10_checkpoint.check_fits(checkpoint, {})
+  assert not isinstance(raised.value, cifar10_checkpoint.Damaged)
 
 
 @pytest.mark.parametrize('contents', [b'', b'nonsense', b'\xff\xfe'])
@@ -133,6 +152,20 @@ def test_damaged_latest_checkpoint_is_set_aside_and_the_one_before_is_used(
       'damaged-model.ckpt-4' + other for other in ('.index', '.data-00000-of-00001', '.meta')
       if damage is not os.remove or other != suffix}
   assert _recovered(run_dir) == (3, [1, 2, 3])
+
+
+@pytest.mark.parametrize('function', [
+    cifar10_checkpoint.recover, lambda path: cifar10_checkpoint.check_restart(path, ['weights'])])
+def test_checkpoint_that_cannot_be_read_at_the_moment_stays(run_dir, function, monkeypatch):
+  def deny(path):
+    # As TensorFlow says it.
+    raise tf.errors.PermissionDeniedError(None, None, path + '.index; Permission denied')
+
+  monkeypatch.setattr(tf.train, 'load_checkpoint', deny)
+  before = sorted(os.listdir(run_dir))
+  with pytest.raises(UserError, match=r'model.ckpt-\d.index cannot be read \(Permission denied\)'):
+    function(str(run_dir))
+  assert sorted(os.listdir(run_dir)) == before
 
 
 def test_users_files_beside_a_damaged_checkpoint_stay(run_dir):

@@ -1,4 +1,5 @@
 import os
+import shutil
 import threading
 import time
 
@@ -246,6 +247,21 @@ def test_run_on_another_data_set_is_refused_also_when_it_comes_later(save, capsy
   save(3, max_steps=9, classes=cifar10.cifar10_dataset.CLASSES)
   evaluation.join(timeout=60)
   assert 'The run in cifar10/train is on another data set (airplane, ' in errors[0]
+
+
+def test_input_that_fails_is_one_sentence(save, small_data_dir, tmp_path, monkeypatch):
+  shutil.copytree(small_data_dir, tmp_path / 'data')
+  probabilities = cifar10_eval.cifar10_restore.probabilities
+
+  def while_the_data_vanish(images):
+    next((tmp_path / 'data').rglob('test_batch.bin')).unlink()
+    return probabilities(images)
+
+  save(3, max_steps=9)
+  FLAGS(['cifar10_eval.py', '--run_once', '--data_dir=data'])
+  monkeypatch.setattr(cifar10_eval.cifar10_restore, 'probabilities', while_the_data_vanish)
+  with pytest.raises(UserError, match=r'bin \(No such file .*\): put that right, and evaluate'):
+    cifar10_eval.main()
 
 
 def test_without_a_checkpoint_run_once_fetches_nothing(home):

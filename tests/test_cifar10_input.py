@@ -91,6 +91,19 @@ def test_brightness_and_contrast_are_in_range_and_differ_between_images(
   assert abs(np.corrcoef(deltas, contrasts)[0, 1]) < 5 / count ** 0.5
 
 
+@pytest.mark.parametrize('margin', [1, 3, 7])
+def test_without_strength_crops_are_central_at_an_odd_margin_too(margin, run_graph):
+  images = np.random.RandomState(0).randint(0, 256, [20, 24 + margin, 24, 3], np.uint8)
+  [(with_strength, without)] = run_graph([cifar10_input.distort(tf.constant(images), strength)
+                                          for strength in (1.0, 0.0)])
+  crops = images[:, margin // 2:margin // 2 + 24].astype(np.float64)
+  crops -= crops.mean(axis=(1, 2, 3), keepdims=True)
+  crops /= crops.std(axis=(1, 2, 3), keepdims=True)
+  for out, crop in zip(without, crops):
+    assert np.allclose(out, crop, atol=1e-4) or np.allclose(out, crop[:, ::-1], atol=1e-4)
+  assert np.isfinite(with_strength).all()
+
+
 def test_without_strength_images_are_central_crops_flipped_or_not(folder, run_graph):
   images = numpy_network.read(os.path.join(folder, 'test_batch.bin'))[0]
   [out] = run_graph(cifar10_input.distort(tf.constant(images), strength=0.0))

@@ -122,6 +122,8 @@ def test_unwritable_directory_is_one_sentence(path):
 @pytest.mark.parametrize('path, sentence', [
     ('', '--eval_dir is empty'),
     ('run[1]', r'TensorFlow takes .* in run\[1\] for a pattern: .* with --eval_dir'),
+    ('run\\1', r'TensorFlow takes .* in run\\1 for a pattern: .* with --eval_dir'),
+    ('gs://bucket/run', 'gs://bucket/run is an address: --eval_dir must name a directory of this'),
     ('/dev/null', '/dev/null is not a directory: name another with --eval_dir')])
 def test_path_that_cannot_be_a_run_is_refused_with_its_flag(path, sentence, tmp_path):
   cifar10_run.check_directory(str(tmp_path), 'eval_dir')

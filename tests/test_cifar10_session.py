@@ -16,7 +16,10 @@ import tensorflow.compat.v1 as tf
 import cifar10_checkpoint
 import cifar10_run
 import cifar10_session
+import cifar10_watchdog
 from cifar10_console import UserError
+from conftest import read_until
+from conftest import ROOT
 
 FLAGS = cifar10_session.FLAGS
 
@@ -488,7 +491,8 @@ def test_signal_while_a_replica_waits_for_others_ends_it(is_chief, capsys):
       self._check_stopped()
 
   replica = types.SimpleNamespace(
-      is_chief=is_chief, count=2, hook=lambda is_stopped: tf.train.SessionRunHook(),
+      watchdog=cifar10_watchdog.Watchdog(), is_chief=is_chief, count=2,
+      hook=lambda is_stopped: tf.train.SessionRunHook(),
       session_creator=lambda config, check_stopped, *args: Waiting(check_stopped))
   tf.train.get_or_create_global_step()
   loss = tf.reduce_sum(tf.get_variable('weights', [3]))
@@ -510,7 +514,8 @@ def test_log_counts_the_images_of_all_replicas(capsys, monkeypatch):
 
   monkeypatch.setattr(cifar10_session.time, 'perf_counter', lambda: clock[0])
   replica = types.SimpleNamespace(
-      is_chief=True, count=3, hook=lambda is_stopped: tf.train.SessionRunHook(),
+      watchdog=cifar10_watchdog.Watchdog(), is_chief=True, count=3,
+      hook=lambda is_stopped: tf.train.SessionRunHook(),
       session_creator=lambda config, check_stopped, scaffold, checkpoint_dir:
       tf.train.ChiefSessionCreator(scaffold, config=config, checkpoint_dir=checkpoint_dir))
   _train(1, loss_at=loss_at, replica=replica)
@@ -526,6 +531,40 @@ def test_second_control_c_stops_at_once():
 
   with pytest.raises(KeyboardInterrupt):
     _train(100, twice)
+
+
+HANGING = """
+import cifar10_tensorflow
+import tensorflow.compat.v1 as tf
+import cifar10_device
+import cifar10_session
+
+cifar10_device.use_graph_mode()
+cifar10_session.FLAGS(['hanging'])
+tf.train.get_or_create_global_step()
+tf.get_variable('weights', [3])
+loss = tf.FIFOQueue(1, tf.float32, [[]]).dequeue()  # Nothing will ever come.
+with cifar10_session.training_session(loss, examples_per_step=5) as session:
+  session.run(loss)
+"""
+
+
+@pytest.mark.parametrize('number, status', [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_second_signal_ends_a_training_whose_step_hangs(number, status, tmp_path):
+  process = subprocess.Popen([sys.executable, '-c', HANGING], text=True, stdout=subprocess.PIPE,
+                             env={**os.environ, 'PYTHONPATH': ROOT})
+  try:
+    read_until(process, 'Training in')
+    # The other kind that may come as well, when a machine is shut down, is none of the two.
+    for sent in (number, signal.SIGHUP, number):
+      time.sleep(0.5)
+      process.send_signal(sent)
+    out, _ = process.communicate(timeout=60)
+  finally:
+    process.kill()
+  assert process.returncode == status
+  assert out == ('Stopped by %s while TensorFlow did not come back; started again, it goes on from '
+                 'the last checkpoint.\n' % number.name)
 
 
 def test_both_signals_at_once_end_it_as_one(monkeypatch, capsys):

@@ -1,13 +1,17 @@
 """Bad input and faults, given to the real scripts: each has its sentence and status."""
 
 import fcntl
+import functools
 import json
 import os
+import pty
 import random
 import re
+import select
 import shutil
 import signal
 import socket
+import sys
 import time
 
 import pytest
@@ -49,6 +53,7 @@ WRONG_FLAGS = [
     (TRAIN, ['--distortion_strength=1.1'], 'flag --distortion_strength=1.1: '),
     (TRAIN, ['--momentum=nan'], 'flag --momentum=nan: must be a finite number'),
     (TRAIN, ['--num_epochs_per_decay=inf'], 'flag --num_epochs_per_decay=inf: '),
+    (TRAIN, ['--num_epochs_per_decay=1e20'], 'flag --num_epochs_per_decay=1e20: '),
     (TRAIN, ['--distortion_strength=nan'], 'flag --distortion_strength=nan: '),
     (TRAIN, ['--num_examples=5'], '--num_examples is no flag of training: give it to cifar10_eval'),
     (TRAIN, ['--checkpoint_dir=x'], '--checkpoint_dir is no flag of training: '),
@@ -466,7 +471,8 @@ def test_25_kills_at_random_moments_of_training_lose_nothing_that_was_saved(home
   assert len(tf.train.get_checkpoint_state(str(train_dir)).all_model_checkpoint_paths) <= 5
 
 
-@pytest.mark.parametrize('number, status', [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize('number, status', [
+    (signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 @pytest.mark.parametrize('script', [TRAIN, TOWERS])
 def test_signal_saves_and_tells(script, number, status, home, small_data_dir):
   process = warm_process.WarmProcess(home, script, [
@@ -478,6 +484,34 @@ def test_signal_saves_and_tells(script, number, status, home, small_data_dir):
                    process.out)
   assert cifar10_checkpoint.latest(str(home / 'cifar10' / 'train')).endswith(
       'model.ckpt-' + last.group(1))
+
+
+def _take_terminal(path):
+  """Makes a terminal the one of this process, with its output."""
+  os.setsid()
+  terminal = os.open(path, os.O_RDWR)  # The first that a session opens is its own.
+  os.dup2(terminal, 2)
+  sys.stdout = open(terminal, 'w')
+
+
+def test_terminal_that_closes_loses_nothing(home, small_data_dir):
+  ours, theirs = pty.openpty()
+  process = warm_process.WarmProcess(
+      home, TRAIN, ['--data_dir=' + small_data_dir, '--batch_size=4', '--log_frequency=1'],
+      before=functools.partial(_take_terminal, os.ttyname(theirs)))
+  out = bytearray()
+
+  def is_at_work():
+    if select.select([ours], [], [], 0)[0]:
+      out.extend(os.read(ours, 1000))
+    return b'step 3,' in out
+
+  wait_until(is_at_work, process.alive)
+  os.close(theirs)
+  os.close(ours)
+  assert process.wait() == 129
+  latest = cifar10_checkpoint.latest(str(home / 'cifar10' / 'train'))
+  assert int(latest.rsplit('-', 1)[1]) > 3
 
 
 def test_evaluation_beside_a_training_whose_checkpoints_come_and_go(home, small_data_dir):

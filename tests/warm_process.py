@@ -74,6 +74,7 @@ def _run(cwd, script, args, out, err, largest_file, env, before):
   sys.stderr = os.fdopen(2, 'w', buffering=1)
   signal.signal(signal.SIGINT, signal.default_int_handler)
   signal.signal(signal.SIGTERM, signal.SIG_DFL)
+  signal.signal(signal.SIGHUP, signal.SIG_DFL)
   os.chdir(cwd)
   os.environ.update(env)
   sys.path.insert(0, ROOT)

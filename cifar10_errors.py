@@ -1,0 +1,40 @@
+"""What TensorFlow's errors about files and memory mean to a person, in one sentence."""
+
+import contextlib
+import errno
+import os
+import re
+
+import tensorflow.compat.v1 as tf
+
+from cifar10_console import UserError
+
+# How TensorFlow words what the file system said. The classes of its errors are no help: many are
+# of `UnknownError`, whatever was wrong.
+_OF_FILE = re.compile('(/?[^;\\s][^;\n]*); (%s)'
+                      % '|'.join(re.escape(os.strerror(code)) for code in errno.errorcode))
+
+
+def of_file(error):
+  """Returns the path and what the file system said of it, or None if the error is another."""
+  match = _OF_FILE.search(str(error))
+  return match and match.groups()
+
+
+@contextlib.contextmanager
+def reported(then):
+  """Turns what the file system or a full memory said to TensorFlow into a `UserError`.
+
+  Args:
+    then: what is to be done, or happens, when that is put right; the end of a sentence.
+  """
+  try:
+    yield
+  except (tf.errors.OpError, RuntimeError) as error:  # The second is that of the event writer.
+    path_and_reason = of_file(error)
+    if path_and_reason:
+      raise UserError('%s (%s): put that right, and %s.' % (*path_and_reason, then)) from error
+    if isinstance(error, tf.errors.ResourceExhaustedError):
+      raise UserError('The memory of the device is full: lower --batch_size, or end what else '
+                      'takes it, and %s.' % then) from error
+    raise
