@@ -26,7 +26,8 @@ _DAMAGED = 'damaged-'  # Before the names of what is set aside.
 
 # What the file system says of a file that is gone, or on a failing disk. Whatever else it says, as
 # of permissions, passes, and the checkpoint is none to set aside.
-_LOST = {os.strerror(code) for code in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EIO)}
+_LOST = {os.strerror(code) for code in (
+    errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EIO, errno.ESTALE)}
 
 _STEP = 'global_step'
 
@@ -226,8 +227,9 @@ def check_fits(checkpoint, variables):
     The step at which it was taken.
 
   Raises:
-    Damaged: it cannot be read.
-    UserError: it is one of another network; the first key that does not fit is named.
+    Damaged: it is missing, or can never be read.
+    UserError: it cannot be read as things are, or it is one of another network; the first key that
+      does not fit is named.
   """
   step, contents = _read(checkpoint)
   wanted = {key: (variable.dtype.base_dtype, variable.shape.as_list())

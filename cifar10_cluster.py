@@ -350,8 +350,9 @@ def _note_signals():
 
   def note(number, frame):
     asked.append(number)
-    # Who asks again does not want to wait.
-    signal.signal(number, signal.SIG_DFL)
+    # Who asks again does not want to wait; a terminal that closes sends SIGHUP twice.
+    if number != signal.SIGHUP:
+      signal.signal(number, signal.SIG_DFL)
 
   for number in STOP_SIGNALS:
     if signal.getsignal(number) != signal.SIG_IGN:

@@ -279,9 +279,11 @@ class _StopHook(tf.train.StopAtStepHook):
 
   def _note(self, number, frame):
     self._signal = self._signal or signal.Signals(number)
-    # Who asks again does not want to wait. Only for this signal: the other may have come as well,
-    # and Python would complain that its handler is gone.
-    signal.signal(number, self._handlers.pop(number))
+    # Who asks again does not want to wait; but a terminal that closes, and its shell, send SIGHUP
+    # each. Only for this signal: the other may have come as well, and Python would complain that
+    # its handler is gone.
+    if number != signal.SIGHUP:
+      signal.signal(number, self._handlers.pop(number))
 
   def is_signalled(self):
     return self._signal is not None

@@ -14,26 +14,26 @@ from cifar10_console import STOP_SIGNALS
 
 
 class Watchdog:
-  """A context in which the second signal of a kind ends the process if TensorFlow is silent."""
+  """A context in which a second SIGINT or SIGTERM ends the process if TensorFlow is silent."""
 
   def __init__(self):
     self.silent_secs = 0
     self._is_over = threading.Event()
-    # Python writes the number of a signal to the one end as soon as it comes.
-    self._signals, self._wakeup = socket.socketpair()
-    self._signals.setblocking(False)
-    self._wakeup.setblocking(False)
 
   def __enter__(self):
     self.feed()
     self._is_over.clear()
+    # Python writes the number of a signal to the one end as soon as it comes.
+    signals, self._wakeup = socket.socketpair()
+    signals.setblocking(False)
+    self._wakeup.setblocking(False)
     self._wakeup_before = self._set_wakeup(self._wakeup.fileno())
-    threading.Thread(target=self._watch, daemon=True).start()
+    threading.Thread(target=self._watch, args=(signals, self._wakeup), daemon=True).start()
     return self
 
   def __exit__(self, *error):
-    self._is_over.set()
     self._set_wakeup(self._wakeup_before)
+    self._is_over.set()
 
   def feed(self):
     """Is called whenever TensorFlow has come back."""
@@ -45,9 +45,10 @@ class Watchdog:
     Args:
       asked: the numbers of the signals that have come, a list.
     """
-    # Who asks again does not want to wait.
-    if self.silent_secs > 1 and len(set(asked)) < len(asked):
-      self.end(asked[0], 'while TensorFlow did not come back')
+    # Who asks again does not want to wait. Only a terminal that closes sends what it sends twice.
+    for number in (signal.SIGINT, signal.SIGTERM):
+      if self.silent_secs > 1 and asked.count(number) > 1:
+        self.end(number, 'while TensorFlow did not come back')
 
   def end(self, number, why):
     """Ends the process as a signal would."""
@@ -63,11 +64,13 @@ class Watchdog:
       return signal.set_wakeup_fd(descriptor)
     return None
 
-  def _watch(self):
+  def _watch(self, signals, wakeup):
     asked = []
-    # Not the time, which goes on while the process is suspended.
-    while not self._is_over.wait(1.0):
-      self.silent_secs += 1
-      with contextlib.suppress(BlockingIOError):
-        asked += [number for number in self._signals.recv(100) if number in STOP_SIGNALS]
-      self.look(asked)
+    with signals, wakeup:
+      # Not the time, which goes on while the process is suspended.
+      while not self._is_over.wait(1.0):
+        self.silent_secs += 1
+        with contextlib.suppress(BlockingIOError):
+          # One of a kind: `timeout` sends its own twice in a moment, to the process and its group.
+          asked += set(signals.recv(100)).intersection(STOP_SIGNALS)
+        self.look(asked)

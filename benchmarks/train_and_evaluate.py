@@ -30,7 +30,7 @@ def run(script, arguments, **popen_arguments):
   # The script saves before it ends. Ctrl-C it gets from the terminal, as we do.
   for number in (signal.SIGTERM, signal.SIGHUP):
     if signal.getsignal(number) != signal.SIG_IGN:
-      signal.signal(number, lambda *_: process.terminate())
+      signal.signal(number, lambda number, _: process.send_signal(number))
   try:
     out, _ = process.communicate()
   except KeyboardInterrupt:

@@ -313,6 +313,7 @@ def test_signal_ends_a_silent_process_only_if_a_parameter_server_is_missing(watc
 def test_second_signal_ends_a_silent_process(watched):
   watched.answering = {('ps', 0), ('ps', 1)}
   watched.signal(signal.SIGINT)
+  assert watched.ends(within=2) is None
   watched.signal(signal.SIGINT)
   assert watched.ends(within=30) == 130
 

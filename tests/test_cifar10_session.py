@@ -533,6 +533,18 @@ def test_second_control_c_stops_at_once():
     _train(100, twice)
 
 
+def test_terminal_that_closes_may_say_so_twice(train_dir):
+  def twice(step):
+    if step == 3:
+      signal.raise_signal(signal.SIGHUP)
+      signal.raise_signal(signal.SIGHUP)
+
+  with pytest.raises(SystemExit) as exit_info:
+    _train(100, twice)
+  assert exit_info.value.code == 129
+  assert tf.train.latest_checkpoint(str(train_dir)).endswith('model.ckpt-4')
+
+
 HANGING = """
 import cifar10_tensorflow
 import tensorflow.compat.v1 as tf
@@ -543,21 +555,25 @@ cifar10_device.use_graph_mode()
 cifar10_session.FLAGS(['hanging'])
 tf.train.get_or_create_global_step()
 tf.get_variable('weights', [3])
-loss = tf.FIFOQueue(1, tf.float32, [[]]).dequeue()  # Nothing will ever come.
+losses = tf.FIFOQueue(1, tf.float32, [[]])
+enqueue, loss = losses.enqueue(1.0), losses.dequeue()
 with cifar10_session.training_session(loss, examples_per_step=5) as session:
+  session.run(enqueue)
+  print('From here on nothing comes.')
   session.run(loss)
 """
 
 
 @pytest.mark.parametrize('number, status', [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_second_signal_ends_a_training_whose_step_hangs(number, status, tmp_path):
-  process = subprocess.Popen([sys.executable, '-c', HANGING], text=True, stdout=subprocess.PIPE,
-                             env={**os.environ, 'PYTHONPATH': ROOT})
+  process = subprocess.Popen([sys.executable, '-u', '-c', HANGING], text=True,
+                             stdout=subprocess.PIPE, env={**os.environ, 'PYTHONPATH': ROOT})
   try:
-    read_until(process, 'Training in')
-    # The other kind that may come as well, when a machine is shut down, is none of the two.
-    for sent in (number, signal.SIGHUP, number):
-      time.sleep(0.5)
+    read_until(process, 'From here on nothing comes.')
+    # A terminal that closes sends SIGHUP twice, which is no second signal.
+    for sent in (signal.SIGHUP, signal.SIGHUP, number, number):
+      time.sleep(2)  # The watchdog looks every second.
+      assert process.poll() is None
       process.send_signal(sent)
     out, _ = process.communicate(timeout=60)
   finally:

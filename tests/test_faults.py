@@ -183,7 +183,7 @@ DATA = 'model.ckpt-2.data-00000-of-00001'
 # Script, arguments, what happens to a run of two steps, a part of the sentence; the status is 1.
 BAD_RUNS = [
     (TRAIN, ['--train_dir='], _nothing, '--train_dir is empty'),
-    (TRAIN, ['--train_dir=a*b'], _nothing, 'TensorFlow takes *, ? and [ in a*b for a pattern'),
+    (TRAIN, ['--train_dir=a*b'], _nothing, '*, ?, [ and \\ in a*b for a pattern'),
     (TRAIN, ['--train_dir=/dev/null'], _nothing, '/dev/null is not a directory: '),
     (TRAIN, ['--train_dir=/dev/null/a'], _nothing, 'Cannot write to /dev/null/a (Not a directory)'),
     (TRAIN, ['--train_dir=/proc/self'], _nothing, 'Cannot write to /proc/self ('),
@@ -211,7 +211,7 @@ BAD_RUNS = [
     (EVAL, ['--checkpoint_dir=none'], _nothing, 'There is no checkpoint in none: train first'),
     (EVAL, ['--checkpoint_dir='], _nothing, '--checkpoint_dir is empty'),
     (EVAL, ['--checkpoint_dir=/dev/null'], _nothing, '/dev/null is not a directory: '),
-    (EVAL, ['--checkpoint_dir=a[b'], _nothing, 'TensorFlow takes *, ? and [ in a[b for a pattern'),
+    (EVAL, ['--checkpoint_dir=a[b'], _nothing, '*, ?, [ and \\ in a[b for a pattern'),
     (EVAL, ['--eval_dir='], _nothing, '--eval_dir is empty'),
     (EVAL, ['--eval_dir=/dev/null'], _nothing, '/dev/null is not a directory: '),
     (EVAL, ['--eval_dir=/dev/null/a'], _nothing, 'Cannot write to /dev/null/a (Not a directory)'),
