@@ -140,8 +140,10 @@ class _Watchdog(cifar10_watchdog.Watchdog):
   def look(self, asked):
     super().look(asked)
     if self.silent_secs > FLAGS.peer_timeout_secs:
-      cifar10_console.complain(self._lost())
-      os._exit(1)
+      try:
+        cifar10_console.complain(self._lost())
+      finally:  # Also if nobody reads any more.
+        os._exit(1)
     # It may be saving.
     if asked and self.silent_secs > _STOP_SECS and self._missing():
       self.end(asked[0], 'while a parameter server does not answer')
