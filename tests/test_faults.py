@@ -445,7 +445,7 @@ def test_25_kills_at_random_moments_of_training_lose_nothing_that_was_saved(home
   first = saved = latest_step()
   for _ in range(25):
     process = warm_process.WarmProcess(home, TRAIN, args)
-    time.sleep(moments.uniform(0.1, 1.2) * until_saved)
+    time.sleep(moments.uniform(0.1, 1.6) * until_saved)  # To resume may take longer.
     process.kill()
     assert process.err == ''
     start = re.search('(Resuming .* from step ([0-9]+)|Training in)', process.out)
