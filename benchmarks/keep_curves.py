@@ -11,6 +11,7 @@ import argparse
 import glob
 import os
 import sys
+import tempfile
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
@@ -29,7 +30,7 @@ def keep(source, target):
   """Adds the curves in a folder's event files to the copy of them in another folder.
 
   Raises:
-    OSError: the target cannot be written.
+    OSError, tf.errors.OpError: the target cannot be written.
   """
   points = {}
   for folder in (target, source):
@@ -38,12 +39,13 @@ def keep(source, target):
           wall_time=event.wall_time, step=event.step, summary=tf.Summary(value=[value]))
 
   os.makedirs(target, exist_ok=True)
-  path = os.path.join(target, NAME)
-  with tf.io.TFRecordWriter(path + '.tmp') as out:
-    out.write(tf.Event(file_version='brain.Event:2').SerializeToString())
-    for _, event in sorted(points.items()):
-      out.write(event.SerializeToString())
-  os.replace(path + '.tmp', path)
+  with tempfile.TemporaryDirectory(dir=target) as unfinished:
+    path = os.path.join(unfinished, NAME)
+    with tf.io.TFRecordWriter(path) as out:
+      out.write(tf.Event(file_version='brain.Event:2').SerializeToString())
+      for _, event in sorted(points.items()):
+        out.write(event.SerializeToString())
+    os.replace(path, os.path.join(target, NAME))
 
 
 def main():
@@ -57,7 +59,7 @@ def main():
   for part in ('train', 'eval'):
     try:
       keep(os.path.join(arguments.run, part), os.path.join(arguments.copy, part))
-    except OSError as error:
+    except (OSError, tf.errors.OpError) as error:
       sys.exit('The copy cannot be written: %s' % error)
 
 

@@ -41,9 +41,11 @@ def main():
       epilog='Flags of the model, as --mixed_precision, are those of cifar10_train.py --help.')
   _, flags = parser.parse_known_args()
   try:
-    cifar10.FLAGS([sys.argv[0], *flags])
+    no_flags = cifar10.FLAGS([sys.argv[0], *flags])[1:]
   except tf.flags.Error as error:
     parser.error(str(error))
+  if no_flags:
+    parser.error('%r is no flag.' % no_flags[0])
   images, labels = programs.constant_images(tf, cifar10.FLAGS.batch_size)
   loss = cifar10.loss(cifar10.inference(images), labels)
   train_op = cifar10.train(loss, tf.train.get_or_create_global_step())

@@ -96,6 +96,11 @@ def main():
   if not cifar10_dataset.locate(arguments.data_dir):
     parser.error('There is no data set in %s: name its folder with --data_dir, or fetch it with '
                  '`python cifar10_train.py --max_steps=1`.' % arguments.data_dir)
+  if arguments.json:
+    try:
+      open(arguments.json, 'a').close()  # Not to find out after the measurements.
+    except OSError as error:
+      parser.error('--json cannot be written: %s' % error)
 
   started, measured, status = [], [], 0
   with tempfile.TemporaryDirectory() as folder:

@@ -23,39 +23,61 @@ import time
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
-def run(script, arguments, **popen_arguments):
-  """Runs a script to its end; returns what it printed, if that goes into a pipe."""
-  process = subprocess.Popen([sys.executable, os.path.join(ROOT, script), *arguments],
-                             **popen_arguments)
-  # The script saves before it ends. Ctrl-C it gets from the terminal, as we do.
-  for number in (signal.SIGTERM, signal.SIGHUP):
-    if signal.getsignal(number) != signal.SIG_IGN:
-      signal.signal(number, lambda number, _: process.send_signal(number))
-  try:
-    out, _ = process.communicate()
-  except KeyboardInterrupt:
-    out, _ = process.communicate()
-  if process.returncode:
-    # Of one that a signal ended it is negative; a shell says 128 and the signal's number.
-    sys.exit(process.returncode if process.returncode > 0 else 128 - process.returncode)
-  return out
+class Scripts:
+  """Runs scripts, one after the other, until a signal comes, which also the script gets."""
+
+  def __init__(self):
+    self._process, self._signal = None, None
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+      if signal.getsignal(number) != signal.SIG_IGN:
+        signal.signal(number, self._note)
+
+  def run(self, script, arguments, **popen_arguments):
+    """Runs a script to its end; returns what it printed, if that goes into a pipe.
+
+    Raises:
+      SystemExit: a signal has come, or the script has failed.
+    """
+    self._exit_if_signalled()
+    self._process = subprocess.Popen([sys.executable, os.path.join(ROOT, script), *arguments],
+                                     **popen_arguments)
+    if self._signal:  # It came since.
+      self._process.send_signal(self._signal)
+    out, _ = self._process.communicate()
+    status, self._process = self._process.returncode, None
+    if status:
+      # Of one that a signal ended it is negative; a shell says 128 and the signal's number.
+      sys.exit(status if status > 0 else 128 - status)
+    self._exit_if_signalled()
+    return out
+
+  def _note(self, number, frame):
+    self._signal = number
+    # Which saves before it ends. Ctrl-C it gets from the terminal, as we do.
+    if self._process and number != signal.SIGINT:
+      self._process.send_signal(number)
+
+  def _exit_if_signalled(self):
+    if self._signal:
+      sys.exit(128 + self._signal)
 
 
-def train(run_dir, flags, step, seconds_file):
+def train(scripts, run_dir, flags, step, seconds_file):
   """Trains up to a step, and notes how long that took, however it ended."""
   start = time.monotonic()
   try:
-    run('cifar10_train.py', flags + ['--train_dir=%s/train' % run_dir, '--max_steps=%d' % step])
+    scripts.run('cifar10_train.py',
+                flags + ['--train_dir=%s/train' % run_dir, '--max_steps=%d' % step])
   finally:
     with open(seconds_file, 'a') as seconds:
       seconds.write('%.1f\n' % (time.monotonic() - start))
 
 
-def evaluate(run_dir, flags, use_moving_averages):
+def evaluate(scripts, run_dir, flags, use_moving_averages):
   """Evaluates the latest checkpoint; returns the precision as it was printed."""
   # The flags that only training has are not to be minded.
   names = [re.match('--?([^=]+)', flag).group(1) for flag in flags]
-  out = run('cifar10_eval.py', flags + [
+  out = scripts.run('cifar10_eval.py', flags + [
       '--undefok=' + ','.join(names), '--run_once', '--checkpoint_dir=%s/train' % run_dir,
       '--eval_dir=%s/eval' % run_dir, '--use_moving_averages=%s' % use_moving_averages],
       stdout=subprocess.PIPE, text=True)
@@ -106,14 +128,16 @@ def main():
   stages = [*range(arguments.evaluate_every, arguments.max_steps, arguments.evaluate_every),
             arguments.max_steps]
   done = {line.split(',')[0] for line in lines(table)}
+  scripts = Scripts()
   for step in stages:
     if str(step) in done:
       continue
     if latest_step(arguments.run_dir) > step:
       print('The training is beyond step %d, which is not evaluated.' % step, flush=True)
       continue
-    train(arguments.run_dir, flags, step, seconds_file)
-    precisions = [evaluate(arguments.run_dir, flags, averages) for averages in ('true', 'false')]
+    train(scripts, arguments.run_dir, flags, step, seconds_file)
+    precisions = [evaluate(scripts, arguments.run_dir, flags, averages)
+                  for averages in ('true', 'false')]
     seconds = sum(map(float, lines(seconds_file)))
     with open(table, 'a') as out:
       if not done:

@@ -57,3 +57,15 @@ def test_copy_that_cannot_be_written_is_one_sentence(tmp_path):
   assert process.returncode == 1
   assert process.stderr.startswith('The copy cannot be written: ')
   assert (tmp_path / 'copy').read_text() == 'a file'
+
+
+def test_full_disk_leaves_the_copy_as_it_was(tmp_path):
+  _write(tmp_path / 'mine' / 'train', range(1000), LOSS, 4.0)
+  _write(tmp_path / 'mine' / 'train', [1000], LOSS, 2.0)
+  (tmp_path / 'copy' / 'train').mkdir(parents=True)
+  process = subprocess.run(
+      ['bash', '-c', 'ulimit -f 8; exec "$@"', '', sys.executable, SCRIPT, str(tmp_path / 'mine'),
+       str(tmp_path / 'copy')], capture_output=True, text=True)
+  assert process.returncode == 1
+  assert process.stderr.startswith('The copy cannot be written: ')
+  assert os.listdir(tmp_path / 'copy' / 'train') == []

@@ -72,14 +72,17 @@ def test_no_program_at_all_is_a_failure(stand_in, small_data_dir, monkeypatch):
     (['--programs', 'nosuch'], "invalid choice: 'nosuch'"),
     (['--rounds=0'], '--rounds must be above 0.'),
     (['--batch_size=0'], '--batch_size must be above 0.'),
-    (['--data_dir=nowhere'], 'no data set in nowhere: name its folder with --data_dir, or fetch')])
-def test_argument_that_does_not_fit_is_one_sentence(arguments, sentence, monkeypatch, capsys):
-  assert _main(monkeypatch, *arguments) == 2
+    (['--data_dir=nowhere'], 'no data set in nowhere: name its folder with --data_dir, or fetch'),
+    (['--json=/dev/null/mine'], '--json cannot be written: [Errno 20] Not a directory')])
+def test_argument_that_does_not_fit_is_one_sentence(
+    arguments, sentence, small_data_dir, monkeypatch, capsys):
+  assert _main(monkeypatch, '--data_dir=' + small_data_dir, *arguments) == 2
   assert sentence in capsys.readouterr().err
 
 
 @pytest.mark.parametrize('script, flag, sentence', [
     ('operations.py', '--nosuch=1', "Unknown command line flag 'nosuch'"),
+    ('operations.py', 'mixed_precision', "'mixed_precision' is no flag."),
     ('startup.py', '--rounds=0', '--rounds must be at least 1.')])
 def test_wrong_flag_of_the_other_benchmarks_is_one_sentence(script, flag, sentence):
   process = subprocess.run([sys.executable, os.path.join(ROOT, 'benchmarks', script), flag],

@@ -95,6 +95,18 @@ def test_script_that_is_killed_gives_the_status_of_a_shell(tmp_path):
   (tmp_path / 'killed.py').write_text('import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n')
   process = subprocess.run(
       [sys.executable, '-c', 'import train_and_evaluate\n'
-       'train_and_evaluate.run(%r, [])' % str(tmp_path / 'killed.py')],
+       'train_and_evaluate.Scripts().run(%r, [])' % str(tmp_path / 'killed.py')],
       cwd=os.path.dirname(SCRIPT), timeout=120)
   assert process.returncode == 137
+
+
+def test_signal_between_two_scripts_ends_it_before_the_next(tmp_path):
+  (tmp_path / 'script.py').write_text('print("at work")\n')
+  process = subprocess.run(
+      [sys.executable, '-c', 'import signal, train_and_evaluate\n'
+       'scripts = train_and_evaluate.Scripts()\n'
+       'scripts.run(%r, [])\n'
+       'signal.raise_signal(signal.SIGTERM)\n'
+       'scripts.run(%r, [])\n' % ((str(tmp_path / 'script.py'),) * 2)],
+      cwd=os.path.dirname(SCRIPT), capture_output=True, text=True, timeout=120)
+  assert (process.returncode, process.stdout, process.stderr) == (143, 'at work\n', '')
