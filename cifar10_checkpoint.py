@@ -256,14 +256,14 @@ def restore(session, saver, checkpoint, variables):
 
   Raises:
     Damaged: also if the checkpoint vanishes meanwhile.
-    UserError: also if it cannot be restored for another reason, such as too little memory.
+    tf.errors.OpError: it cannot be restored for another reason, such as too little memory.
   """
   step = check_fits(checkpoint, variables)
   try:
     saver.restore(session, checkpoint)
   except (tf.errors.OpError, ValueError) as error:
     if tf.train.checkpoint_exists(checkpoint):
-      raise UserError('%s cannot be restored: %s' % (checkpoint, error)) from error
+      raise
     raise Damaged('%s has vanished: %s' % (checkpoint, _REMEDY)) from error
   return step
 

@@ -16,17 +16,24 @@ _OF_FILE = re.compile('(/?[^;\\s][^;\n]*); (%s)'
 
 
 def of_file(error):
-  """Returns the path and what the file system said of it, or None if the error is another."""
+  """Returns the path and what the file system said of it, or None if the error is another.
+
+  Args:
+    error: of TensorFlow, or an `OSError`.
+  """
+  if isinstance(error, OSError):
+    return error.filename, error.strerror
   match = _OF_FILE.search(str(error))
   return match and match.groups()
 
 
 @contextlib.contextmanager
-def reported(then):
+def reported(then, on_full_memory='lower --batch_size, or end what else takes it'):
   """Turns what the file system or a full memory said to TensorFlow into a `UserError`.
 
   Args:
     then: what is to be done, or happens, when that is put right; the end of a sentence.
+    on_full_memory: what puts a full memory right.
   """
   try:
     yield
@@ -35,6 +42,6 @@ def reported(then):
     if path_and_reason:
       raise UserError('%s (%s): put that right, and %s.' % (*path_and_reason, then)) from error
     if isinstance(error, tf.errors.ResourceExhaustedError):
-      raise UserError('The memory of the device is full: lower --batch_size, or end what else '
-                      'takes it, and %s.' % then) from error
+      raise UserError('The memory of the device is full: %s, and %s.'
+                      % (on_full_memory, then)) from error
     raise

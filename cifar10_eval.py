@@ -72,7 +72,8 @@ def evaluate(patience_secs=None):
                                filename_suffix='.%d' % os.getpid()) as writer:
       for checkpoint in _checkpoints(checkpoint_dir, patience_secs):
         cifar10_run.check_data_set(checkpoint_dir, cifar10.classes())
-        with tf.Session(config=cifar10_device.session_config()) as session:
+        with tf.Session(config=cifar10_device.session_config()) as session, cifar10_errors.reported(
+            'evaluate again'):
           try:
             step = restorer.restore(session, checkpoint)
           except cifar10_checkpoint.Damaged:
@@ -81,8 +82,7 @@ def evaluate(patience_secs=None):
               raise
             print('%s cannot be read: waiting for the next.' % checkpoint)
             continue
-          with cifar10_errors.reported('evaluate again'):
-            answers, truth, summary = _evaluate_once(session, probabilities, labels, summary_op)
+          answers, truth, summary = _evaluate_once(session, probabilities, labels, summary_op)
         # Not tf.nn.in_top_k, which counts a tie as right: a network that says the same for all
         # classes would be perfect.
         precision = np.mean(answers.argmax(axis=1) == truth)

@@ -50,14 +50,16 @@ def publish(source, target):
 
   Args:
     source: path of the file or the folder.
-    target: the path to give it, in the same folder; a file there is replaced.
+    target: the path to give it, on the same file system; a file there is replaced.
 
   Raises:
     OSError: it cannot be written.
   """
-  names = os.listdir(source) if os.path.isdir(source) else []
-  for path in [os.path.join(source, name) for name in names] + [source]:
-    _write_through(path)
+  for folder, _, names in os.walk(source, topdown=False):
+    for path in [os.path.join(folder, name) for name in names] + [folder]:
+      _write_through(path)
+  if not os.path.isdir(source):
+    _write_through(source)
   os.replace(source, target)
   _write_through(os.path.dirname(target) or '.')
 

@@ -11,13 +11,17 @@ import cifar10_tensorflow  # noqa: F401, before TensorFlow
 import json
 import os
 import struct
+import tempfile
 
 import tensorflow.compat.v1 as tf
 
+import cifar10
 import cifar10_console
 import cifar10_dataset
 import cifar10_device
+import cifar10_errors
 import cifar10_input
+import cifar10_lock
 import cifar10_restore
 import cifar10_run
 from cifar10_console import UserError
@@ -45,6 +49,7 @@ def predict(paths):
   Returns:
     The exit status: 1 if any of them could not be read.
   """
+  export_dir = _checked_export_dir()
   checkpoint_dir = cifar10_restore.checked_checkpoint_dir()
   checkpoint = cifar10_restore.latest_checkpoint(checkpoint_dir)
   run = cifar10_run.read(checkpoint_dir)
@@ -57,10 +62,11 @@ def predict(paths):
     images = cifar10_input.views(images) if FLAGS.multiview else cifar10_input.center(images)
     probabilities = cifar10_restore.probabilities(images)
     restorer = cifar10_restore.Restorer()
-    with tf.Session(config=cifar10_device.session_config()) as session:
+    with tf.Session(config=cifar10_device.session_config()) as session, cifar10_errors.reported(
+        'start the same command again', 'take a smaller picture, or end what else takes it'):
       restorer.restore(session, checkpoint)
-      if FLAGS.export_dir:
-        _export(session, contents, probabilities, classes)
+      if export_dir:
+        _export(session, export_dir, contents, probabilities, classes)
       predictions = []
       with cifar10_console.Progress('Classifying', len(paths), 'pictures') as progress:
         for i, path in enumerate(paths):
@@ -129,18 +135,38 @@ def _without_opacity(picture, pixels):
   return bytes(picture)
 
 
-def _export(session, contents, probabilities, classes):
-  """Writes the SavedModel: from encoded pictures to class names and their probabilities."""
-  if os.path.exists(FLAGS.export_dir):
-    raise UserError('%s is there already: name a directory to make with --export_dir.'
-                    % FLAGS.export_dir)
+def _checked_export_dir():
+  """Returns the directory to make, or '' for none; a `UserError` if --export_dir can be none."""
+  if not FLAGS.export_dir:
+    return ''
+  export_dir = cifar10.directory('export_dir')
+  cifar10_run.check_directory(export_dir, 'export_dir')
+  if os.path.exists(export_dir):
+    raise UserError('%s is there already: name a directory to make with --export_dir.' % export_dir)
+  return export_dir
+
+
+def _export(session, export_dir, contents, probabilities, classes):
+  """Writes the SavedModel: from encoded pictures to class names and their probabilities.
+
+  The directory appears when it is whole, or not at all.
+  """
   names = tf.tile([list(classes)], [tf.shape(contents)[0], 1], name='classes')
+  export_dir = os.path.abspath(export_dir)
+  folder = os.path.dirname(export_dir)
   try:
-    tf.saved_model.simple_save(session, FLAGS.export_dir, inputs={'pictures': contents},
-                               outputs={'classes': names, 'probabilities': probabilities})
-  except tf.errors.OpError as error:
+    os.makedirs(folder, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix='unfinished-', dir=folder) as unfinished:
+      model = os.path.join(unfinished, 'model')
+      tf.saved_model.simple_save(session, model, inputs={'pictures': contents},
+                                 outputs={'classes': names, 'probabilities': probabilities})
+      cifar10_lock.publish(model, export_dir)
+  except (OSError, tf.errors.OpError) as error:
+    path_and_reason = cifar10_errors.of_file(error)
+    if not path_and_reason:
+      raise
     raise UserError('Cannot write to %s (%s): name another directory with --export_dir.'
-                    % (FLAGS.export_dir, error.message)) from error
+                    % (FLAGS.export_dir, path_and_reason[1])) from error
 
 
 def _print_json(predictions):

@@ -59,7 +59,8 @@ def convert(mat_dir, output_dir):
       for i, (name, (planes, labels)) in enumerate(zip(names + [cifar10_dataset.TEST_FILE], parts)):
         progress.update(sum(counts[:i]))
         records = np.hstack([labels[:, np.newaxis], planes.reshape(len(planes), -1)])
-        records.tofile(os.path.join(folder, name))
+        with open(os.path.join(folder, name), 'wb') as out:
+          out.write(records.tobytes())
     with open(os.path.join(folder, cifar10_dataset.CLASSES_FILE), 'w') as out:
       out.write(''.join('%s\n' % name for name in CLASSES))
 

@@ -343,6 +343,5 @@ def test_checkpoint_that_cannot_be_restored_has_not_vanished(run_dir):
       raise tf.errors.ResourceExhaustedError(None, None, 'out of memory')
 
   path = str(run_dir / 'model.ckpt-4')
-  with pytest.raises(UserError, match='model.ckpt-4 cannot be restored: out of memory') as error:
+  with pytest.raises(tf.errors.ResourceExhaustedError):
     cifar10_checkpoint.restore(None, Failing(), path, {})
-  assert not isinstance(error.value, cifar10_checkpoint.Damaged)

@@ -44,14 +44,15 @@ def test_folder_that_was_replaced_is_not_in_place_any_more(tmp_path):
 
 
 def test_folder_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
-  (tmp_path / 'new').mkdir()
+  (tmp_path / 'new' / 'inner').mkdir(parents=True)
   (tmp_path / 'new' / 'file').write_text('whole')
+  (tmp_path / 'new' / 'inner' / 'other').write_text('whole')
   events, replace = [], os.replace
   monkeypatch.setattr(os, 'fsync', lambda descriptor: events.append(
       os.path.relpath(os.readlink('/proc/self/fd/%d' % descriptor), tmp_path)))
   monkeypatch.setattr(os, 'replace', lambda *paths: events.append('replace') or replace(*paths))
   cifar10_lock.publish(str(tmp_path / 'new'), str(tmp_path / 'name'))
-  assert events == ['new/file', 'new', 'replace', '.']
+  assert events == ['new/inner/other', 'new/inner', 'new/file', 'new', 'replace', '.']
   assert (tmp_path / 'name' / 'file').read_text() == 'whole'
 
 

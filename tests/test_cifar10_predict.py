@@ -13,6 +13,7 @@ import cifar10
 import cifar10_input
 import cifar10_predict
 import numpy_network
+import warm_process
 from cifar10_console import UserError
 from conftest import ROOT
 
@@ -225,4 +226,39 @@ print(json.dumps({name: value.numpy().astype(str if name == 'classes' else float
   np.testing.assert_allclose(answer['probabilities'], expected[:2], rtol=1e-3)
   assert answer['classes'] == [list(cifar10.classes())] * 2
   with pytest.raises(UserError, match='exported is there already: name a directory to make'):
+    cifar10_predict.main(['0.png'])
+
+
+def test_export_that_fails_leaves_nothing_and_can_be_done_again(home):
+  before = sorted(os.listdir(home))
+  args = ['--export_dir=models/mine']
+  process = warm_process.WarmProcess(home, 'cifar10_predict.py', args, largest_file=1000000)
+  assert process.wait() == 1
+  assert process.err == ('cifar10_predict.py: Cannot write to models/mine (File too large): name '
+                         'another directory with --export_dir.\n')
+  assert sorted(os.listdir(home)) == sorted(before + ['models'])
+  assert os.listdir(home / 'models') == []
+  process = warm_process.WarmProcess(home, 'cifar10_predict.py', args)
+  assert process.wait() == 0, process.err
+  assert os.listdir(home / 'models') == ['mine']
+  assert (home / 'models' / 'mine' / 'saved_model.pb').exists()
+
+
+@pytest.mark.parametrize('export_dir, sentence', [
+    ('caf\udce9', '--export_dir'), ('gs://mine', 'is an address: --export_dir must'),
+    ('/dev/null/mine', r'Cannot write to /dev/null/mine \(.+\): name another '),
+    ('/proc/mine', r'Cannot write to /proc/mine \(No such file or directory\): name another ')])
+def test_export_dir_that_can_be_none_is_one_sentence(export_dir, sentence):
+  FLAGS.export_dir = export_dir
+  with pytest.raises(UserError, match=sentence):
+    cifar10_predict.main([])
+
+
+def test_full_memory_is_one_sentence(monkeypatch):
+  def restore(*args):
+    raise tf.errors.ResourceExhaustedError(None, None, 'OOM when allocating tensor')
+
+  monkeypatch.setattr(cifar10_predict.cifar10_restore.Restorer, 'restore', restore)
+  with pytest.raises(UserError, match='full: take a smaller picture, or end what else takes it, '
+                     'and start the same command again.'):
     cifar10_predict.main(['0.png'])

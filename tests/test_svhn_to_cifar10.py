@@ -147,6 +147,15 @@ def test_folder_that_cannot_be_written_is_one_sentence(mats, output_dir):
     svhn_to_cifar10.convert('.', output_dir)
 
 
+def test_full_disk_is_one_sentence(home):
+  _save('train_32x32.mat', 50)
+  _save('test_32x32.mat', 30)
+  process = warm_process.WarmProcess(home, 'svhn_to_cifar10.py', [], largest_file=5000)
+  assert process.wait() == 1
+  assert 'Cannot make the data set in svhn (File too large): ' in process.err
+  assert os.listdir(home / 'svhn') == []
+
+
 @hypothesis.settings(max_examples=200, deadline=None, derandomize=True)
 @hypothesis.given(edits=strategies.lists(strategies.tuples(
     strategies.integers(0, 1 << 14), strategies.integers(0, 12), strategies.binary(max_size=12)),
