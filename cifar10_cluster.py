@@ -24,6 +24,7 @@ import time
 import numpy as np
 import tensorflow.compat.v1 as tf
 
+import cifar10_console
 from cifar10_console import STOP_SIGNALS
 from cifar10_console import UserError
 
@@ -131,9 +132,9 @@ class Cluster:
   def lost(self, tasks):
     """Returns the error that says that tasks have not been heard of in --peer_timeout_secs."""
     return UserError('No sign of life from %s for %d seconds (--peer_timeout_secs): see that it '
-                     'runs and can be reached; started again, the job goes on from its last '
-                     'checkpoint.' % (', '.join(map(self.describe, tasks)),
-                                      FLAGS.peer_timeout_secs))
+                     'runs and can be reached; %s goes on from the last checkpoint.'
+                     % (', '.join(map(self.describe, tasks)), FLAGS.peer_timeout_secs,
+                        cifar10_console.same_command()))
 
 
 class Board:

@@ -86,8 +86,14 @@ class _Output:
       os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
       if isinstance(error, BrokenPipeError):
         raise
-      raise UserError('Standard output cannot be written (%s): put that right, and start the same '
-                      'command again.' % error.strerror) from error
+      raise UserError('Standard output cannot be written (%s): put that right, and start %s again.'
+                      % (error.strerror, same_command())) from error
+
+
+def same_command():
+  """Returns what to start to go on: the same command, but for a flag that would delete the run."""
+  restarts = 'restart' in flags.FLAGS and flags.FLAGS.restart
+  return 'the same command' + (' without --restart' if restarts else '')
 
 
 def log(message):

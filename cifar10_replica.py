@@ -69,8 +69,8 @@ class Replica:
       except (tf.errors.UnavailableError, tf.errors.AbortedError) as error:
         # While training goes on these open the session anew; here it was about to end.
         notice = cifar10_cluster.STOPPED
-        raise UserError('A parameter server was lost while the training ended: started again, it '
-                        'goes on from the last checkpoint.') from error
+        raise UserError('A parameter server was lost while the training ended: %s goes on from the '
+                        'last checkpoint.' % cifar10_console.same_command()) from error
       finally:
         self._tell(notice)
 
@@ -153,8 +153,9 @@ class _Watchdog(cifar10_watchdog.Watchdog):
     if missing:
       return self._cluster.lost(missing)
     return UserError('TensorFlow has not come back for %d seconds (--peer_timeout_secs) although '
-                     'all parameter servers answer: give it longer, if it was only slow; started '
-                     'again, the job goes on from its last checkpoint.' % FLAGS.peer_timeout_secs)
+                     'all parameter servers answer: give it longer, if it was only slow; %s goes '
+                     'on from the last checkpoint.'
+                     % (FLAGS.peer_timeout_secs, cifar10_console.same_command()))
 
   def _missing(self):
     """Returns the parameter servers that do not answer."""

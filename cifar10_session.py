@@ -147,12 +147,8 @@ def _prepare(train_dir, classes):
     cifar10_run.record_start(train_dir, _flags(), classes)
 
 
-def _same_command():
-  return 'the same command' + (' without --restart' if FLAGS.restart else '')
-
-
 def _what_then():
-  return '%s goes on from the last checkpoint' % _same_command()
+  return '%s goes on from the last checkpoint' % cifar10_console.same_command()
 
 
 def _flags():
@@ -164,7 +160,7 @@ def _flags():
 def _advice(train_dir):
   """Returns what to do when training has diverged."""
   return ('%s resumes from the checkpoint in %s; if it happens again, lower '
-          '--initial_learning_rate.' % (_same_command(), train_dir))
+          '--initial_learning_rate.' % (cifar10_console.same_command(), train_dir))
 
 
 class _Saver(tf.train.Saver):
@@ -188,7 +184,7 @@ class _Saver(tf.train.Saver):
                       % _advice(os.path.dirname(save_path)))
     vanished = UserError('%s has vanished, or is not the directory that it was: put it back, and '
                          '%s goes on from the last checkpoint in it.'
-                         % (os.path.dirname(save_path), _same_command()))
+                         % (os.path.dirname(save_path), cifar10_console.same_command()))
     if not self._is_in_place():
       raise vanished
     try:
@@ -324,5 +320,6 @@ class _StopHook(tf.train.StopAtStepHook):
       where = 'after step %d' % self._step if self._step is not None else 'waiting for other tasks'
       with contextlib.suppress(BrokenPipeError, UserError):  # The terminal may be gone.
         print('Stopped by %s %s; %s goes on from there, in %s.'
-              % (self._signal.name, where, _same_command(), cifar10.directory('train_dir')))
+              % (self._signal.name, where, cifar10_console.same_command(),
+                 cifar10.directory('train_dir')))
       sys.exit(128 + self._signal)

@@ -10,6 +10,7 @@ import signal
 import socket
 import threading
 
+import cifar10_console
 from cifar10_console import STOP_SIGNALS
 
 
@@ -53,8 +54,8 @@ class Watchdog:
   def end(self, number, why):
     """Ends the process as a signal would."""
     try:
-      print('Stopped by %s %s; started again, it goes on from the last checkpoint.'
-            % (signal.Signals(number).name, why), flush=True)
+      print('Stopped by %s %s; %s goes on from the last checkpoint.'
+            % (signal.Signals(number).name, why, cifar10_console.same_command()), flush=True)
     finally:  # Also if nobody reads any more.
       os._exit(128 + number)
 

@@ -14,6 +14,8 @@ import pytest
 import tensorflow.compat.v1 as tf
 
 import cifar10_checkpoint
+import cifar10_cluster
+import cifar10_console
 import cifar10_run
 import cifar10_session
 import cifar10_watchdog
@@ -324,7 +326,7 @@ def test_signal_ends_the_run_after_the_step_with_a_checkpoint(train_dir, capsys,
   assert tf.train.latest_checkpoint(str(train_dir)).endswith('model.ckpt-4')
 
 
-def test_advice_after_a_restart_is_not_to_restart_again(capsys):
+def test_advice_after_a_restart_is_not_to_restart_again(monkeypatch, capsys):
   FLAGS.restart = True
   with pytest.raises(SystemExit):
     _train(100, lambda step: signal.raise_signal(signal.SIGINT) if step == 1 else None)
@@ -332,6 +334,17 @@ def test_advice_after_a_restart_is_not_to_restart_again(capsys):
       '; the same command without --restart goes on from there, in cifar10/train.\n')
   with pytest.raises(UserError, match='step 0: the same command without --restart resumes'):
     _train(100, loss_at=lambda step: float('nan'))
+  jobs = {'ps': ['a:1'], 'chief': ['b:2']}
+  assert str(cifar10_cluster.Cluster(jobs, 'chief', 0).lost([('ps', 0)])).endswith(
+      '; the same command without --restart goes on from the last checkpoint.')
+  capsys.readouterr()
+  monkeypatch.setattr(os, '_exit', lambda status: None)
+  cifar10_watchdog.Watchdog().end(signal.SIGTERM, 'at last')
+  assert capsys.readouterr().out == ('Stopped by SIGTERM at last; the same command without '
+                                     '--restart goes on from the last checkpoint.\n')
+  output = cifar10_console._Output(open('/dev/full', 'w', buffering=1))
+  with pytest.raises(UserError, match='and start the same command without --restart again'):
+    output.write('Too much.\n')
 
 
 def test_weights_that_are_not_finite_are_never_saved(train_dir):
@@ -579,7 +592,7 @@ def test_second_signal_ends_a_training_whose_step_hangs(number, status, tmp_path
   finally:
     process.kill()
   assert process.returncode == status
-  assert out == ('Stopped by %s while TensorFlow did not come back; started again, it goes on from '
+  assert out == ('Stopped by %s while TensorFlow did not come back; the same command goes on from '
                  'the last checkpoint.\n' % number.name)
 
 
