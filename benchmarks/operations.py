@@ -1,10 +1,10 @@
-"""Measures which operations the time of a training step goes to.
+"""Measures which ops the time of a training step goes to.
 
   python benchmarks/operations.py --mixed_precision
 
-The images are constant, and one operation runs at a time, on all cores, so that their times add up.
-Run it on a machine that does nothing else. What runs beside what in a real training is in the files
-that `cifar10_train.py --profile_steps` writes.
+The images are constant, and ops run one at a time, each on all cores of the CPU, so that their
+times add up. Run it on a machine that does nothing else. What overlaps with what in real training
+is in the files that `cifar10_train.py --profile_steps` writes.
 """
 
 import argparse
@@ -20,16 +20,15 @@ import programs  # noqa: E402
 
 tf = programs.graph_mode()
 
+from cifar10_support import settings  # noqa: E402
 import cifar10  # noqa: E402
 
-STEPS = 30
-
-# What an operation is for, by its name; the first that fits.
+# What an op is for, by its name; the first pattern that fits counts.
 PURPOSES = [
-    ('convolutions, their gradients', r'conv\d/conv\d$|gradients/conv\d/Conv2D_grad'),
+    ('convolutions and their gradients', r'conv\d/conv\d$|gradients/conv\d/Conv2D_grad'),
     ('normalisation', r'(gradients/)?norm\d'),
-    ('dense layers', r'(gradients/)?(local\d|softmax_linear)'),
-    ('pooling, rectification, biases', r'(gradients/)?(pool|conv)\d'),
+    ('local and linear layers', r'(gradients/)?(local\d|softmax_linear)'),
+    ('pooling, ReLU, biases', r'(gradients/)?(pool|conv)\d'),
     ('update and moving averages', r'GradientDescent|moving_averages'),
     ('everything else', ''),
 ]
@@ -38,25 +37,29 @@ PURPOSES = [
 def main():
   parser = argparse.ArgumentParser(
       description=__doc__.split('\n')[0], allow_abbrev=False,
-      epilog='Flags of the model, as --mixed_precision, are those of cifar10_train.py --help.')
-  _, flags = parser.parse_known_args()
+      epilog='--batch_size and --mixed_precision are those of cifar10_train.py.')
+  parser.add_argument('--steps', type=int, default=30, help='steps to measure (30)')
+  arguments, flags = parser.parse_known_args()
+  if arguments.steps < 1:
+    parser.error('--steps must be at least 1.')
   try:
-    no_flags = cifar10.FLAGS([sys.argv[0], *flags])[1:]
+    not_flags = cifar10.FLAGS([sys.argv[0], *flags])[1:]
   except tf.flags.Error as error:
     parser.error(str(error))
-  if no_flags:
-    parser.error('%r is no flag.' % no_flags[0])
-  images, labels = programs.constant_images(tf, cifar10.FLAGS.batch_size)
-  loss = cifar10.loss(cifar10.inference(images), labels)
-  train_op = cifar10.train(loss, tf.train.get_or_create_global_step())
+  if not_flags:
+    parser.error('%r is not a flag.' % not_flags[0])
 
-  steps = []
-  with tf.Session(config=tf.ConfigProto(inter_op_parallelism_threads=1)) as session:
+  with settings.from_flags(cifar10):
+    images, labels = programs.constant_images(tf, cifar10.FLAGS.batch_size)
+    loss = cifar10.loss(cifar10.inference(images), labels)
+    train_op = cifar10.train(loss, tf.train.get_or_create_global_step())
+
+  with tf.Session(config=tf.ConfigProto(inter_op_parallelism_threads=1,
+                                        device_count={'GPU': 0})) as session:
     session.run([tf.global_variables_initializer(), tf.local_variables_initializer()])
     for _ in range(10):
       session.run(train_op)
-    for _ in range(STEPS):
-      steps.append(_times(session, train_op))
+    steps = [_times(session, train_op) for _ in range(arguments.steps)]
 
   medians = {purpose: statistics.median(step[purpose] for step in steps)
              for purpose, _ in PURPOSES}
@@ -66,7 +69,7 @@ def main():
 
 
 def _times(session, train_op):
-  """Runs a step and returns the milliseconds of its operations, summed up by purpose."""
+  """Runs a step and returns the milliseconds of its ops, summed up by purpose."""
   metadata = tf.RunMetadata()
   session.run(train_op, options=tf.RunOptions(trace_level=tf.RunOptions.FULL_TRACE),
               run_metadata=metadata)

@@ -3,9 +3,9 @@
   python benchmarks/plot_curves.py cifar10 --out=curves.png
   python benchmarks/plot_curves.py faithful=runs/1 recipe=runs/2 --out=curves.png
 
-A run is a folder with the event files of a training in `train` and of its evaluations in `eval`.
-The pictures are the training loss, each point the mean over a hundredth of the run, and
-precision @ 1 of the test images, a curve for each kind of evaluation that there is. Needs
+A run is a directory with the event files of training in `train` and those of its evaluations in
+`eval`. On the left is the training loss, each point the mean over a hundredth of the run; on the
+right precision @ 1 of the test images, with a curve for each kind of evaluation. Drawing needs
 matplotlib (the extra `plots`).
 """
 
@@ -19,56 +19,59 @@ import sys
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
 
-import cifar10_tensorflow  # noqa: E402, F401, before TensorFlow
+import cifar10_support  # noqa: E402, F401, imports TensorFlow quietly
 
 import numpy as np  # noqa: E402
 import tensorflow.compat.v1 as tf  # noqa: E402
 
 LOSS = 'losses/total_loss/raw'
 PRECISION = 'precision @ 1'
-# What follows that in the tag of a kind of evaluation, in the legend, and the style of its curve.
-KINDS = [('', 'moving averages', '-'), (' without moving averages', 'plain variables', '--'),
-         (' over ten views', 'moving averages, ten views', ':'),
-         (' without moving averages over ten views', 'plain variables, ten views', '-.')]
+# The kinds of evaluation: how its tag continues, its name in the legend, the style of its curve.
+KINDS = [('', 'moving averages', '-'), (' without moving averages', 'raw weights', '--'),
+         (' with ten crops', 'moving averages, ten crops', ':'),
+         (' without moving averages with ten crops', 'raw weights, ten crops', '-.')]
+# Runs that are kept in docs/runs have an earlier name for it.
+OLD_NAME, NEW_NAME = ' over ten views', ' with ten crops'
 
 
-def read_points(folder):
-  """Yields the points of the curves in a folder's event files, in the order they were written in.
+def read_points(directory):
+  """Yields the points of the curves in a directory's event files, in the order of writing.
 
   Yields:
     A `tf.Event`, for its step and time, and the `tf.Summary.Value` in it.
   """
   # The files' names begin with the time.
-  for path in sorted(glob.glob(os.path.join(glob.escape(folder), 'events.out.tfevents.*'))):
-    # A training at work may just be writing the last record.
+  for path in sorted(glob.glob(os.path.join(glob.escape(directory), 'events.out.tfevents.*'))):
+    # While training runs, the last record may be incomplete.
     with contextlib.suppress(tf.errors.DataLossError):
       for event in tf.train.summary_iterator(path):
         for value in event.summary.value:
           if value.tag == LOSS or value.tag.startswith(PRECISION):
+            value.tag = value.tag.replace(OLD_NAME, NEW_NAME)
             yield event, value
 
 
-def read_curves(folder):
-  """Reads the curves in a folder's event files.
+def read_curves(directory):
+  """Reads the curves in a directory's event files.
 
   Returns:
-    {tag: {step: value}}; of a step that was repeated after a resumption the latest value.
+    {tag: {step: value}}; for a step that was repeated after a resumption the latest value.
   """
   curves = collections.defaultdict(dict)
-  for event, value in read_points(folder):
+  for event, value in read_points(directory):
     curves[value.tag][event.step] = value.simple_value
   return curves
 
 
 def smooth(curve, points=100):
-  """Returns steps and values of a curve {step: value} in at most so many points, each a mean."""
+  """Returns a curve {step: value} in at most this many points, each a mean: steps and values."""
   points = min(points, len(curve))
   return [[group.mean() for group in np.array_split(numbers, points)]
           for numbers in np.array(sorted(curve.items())).T]
 
 
 def table(runs):
-  """Returns rows, the first the headings: the precision of each evaluation, and the loss there.
+  """Returns rows of text: the headings, then for each evaluated step the loss and the precisions.
 
   Args:
     runs: {label: {tag: {step: value}}}.
@@ -85,9 +88,9 @@ def table(runs):
 
 
 def draw(runs, path):
-  """Draws the picture of the runs, see `table`, into a file whose name says of which format."""
+  """Draws the runs, see `table`, into a file; the ending of its name gives the format."""
   import matplotlib
-  matplotlib.use('Agg')  # Draws where there is no screen.
+  matplotlib.use('Agg')  # Needs no screen.
   from matplotlib import pyplot
 
   figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 3.6), layout='constrained')
@@ -98,7 +101,7 @@ def draw(runs, path):
         right.plot(*zip(*sorted(run[PRECISION + suffix].items())), style, color='C%d' % i,
                    marker='.', label='%s, %s' % (label, name) if len(runs) > 1 else name)
   left.set_title('training loss')
-  # The weight decay of the first steps would hide what comes after.
+  # On a linear scale the weight decay of the first steps would flatten all that follows.
   left.set_yscale('log')
   left.yaxis.set_major_formatter('{x:g}')
   left.yaxis.set_minor_formatter('{x:g}')
@@ -119,22 +122,23 @@ def draw(runs, path):
 
 def main():
   parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
-  parser.add_argument('runs', nargs='*', default=['cifar10'], metavar='[LABEL=]FOLDER',
-                      help='folders of runs (cifar10), the name in the legend before each')
-  parser.add_argument('--out', help='picture to write, .png or .svg; without it only the table')
+  parser.add_argument('runs', nargs='*', default=['cifar10'], metavar='[LABEL=]DIRECTORY',
+                      help='directories of runs (cifar10), each with its name in the legend')
+  parser.add_argument('--out', help='image file to write, .png or .svg (none, only the table)')
   parser.add_argument('--csv', action='store_true', help='print the table as CSV, not Markdown')
   arguments = parser.parse_args()
 
   runs = {}
   for run in arguments.runs:
-    label, _, folder = run.rpartition('=')
-    curves = {**read_curves(os.path.join(folder, 'train')),
-              **read_curves(os.path.join(folder, 'eval'))}
+    label, _, directory = run.rpartition('=')
+    curves = {**read_curves(os.path.join(directory, 'train')),
+              **read_curves(os.path.join(directory, 'eval'))}
     if LOSS not in curves:
-      sys.exit('There are no event files of a training in %s.' % os.path.join(folder, 'train'))
-    label = label or os.path.basename(os.path.normpath(folder))
+      sys.exit('There is no training loss in %s: name the directory of a run.'
+               % os.path.join(directory, 'train'))
+    label = label or os.path.basename(os.path.normpath(directory))
     if label in runs:
-      sys.exit('Two runs have the name %s: write LABEL=%s.' % (label, folder))
+      sys.exit('Two runs have the name %s: write LABEL=%s.' % (label, directory))
     runs[label] = curves
 
   heading, *rows = table(runs)
@@ -146,9 +150,9 @@ def main():
     try:
       draw(runs, arguments.out)
     except ImportError:
-      sys.exit("Pictures need matplotlib: pip install -e '.[plots]'.")
+      sys.exit("Drawing needs matplotlib: pip install -e '.[plots]'.")
     except (OSError, ValueError) as error:  # ValueError: matplotlib does not know the format.
-      sys.exit('%s cannot be drawn: %s' % (arguments.out, error))
+      sys.exit('Cannot write %s: %s' % (arguments.out, error))
 
 
 if __name__ == '__main__':

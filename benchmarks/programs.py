@@ -1,14 +1,15 @@
-"""The programs that throughput.py compares; run as a process, one of them each.
+"""The programs that throughput.py compares. Each runs as a process of its own:
 
   python benchmarks/programs.py NAME DATA_DIR BATCH_SIZE
 
-The process reads a number of seconds a line from standard input, runs whole steps for about so
-long, and answers with a line of JSON: the images a second, and its peak memory in MB. All train, or
-feed, the network of cifar10.py with the same distortions, unless their name says otherwise. Runs go
-into temporary folders, which throughput.py deletes.
+The process prints `ready`. Then it reads a number of seconds a line from standard input, runs whole
+steps for about that long, and answers with a line of JSON: images per second, and its peak memory
+in MB. All train, or feed, the network of cifar10.py with the same distortions, unless their name
+says otherwise. Runs go into temporary directories, which throughput.py deletes.
 """
 
 import contextlib
+import importlib
 import json
 import os
 import resource
@@ -22,98 +23,122 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
 
 
-# What is open until the process is killed.
-_LASTING = contextlib.ExitStack()
+def steps_to_run(images_per_step, answers):
+  """Speaks with throughput.py; the caller runs a step for each value of this generator.
+
+  Args:
+    images_per_step: a number.
+    answers: a text stream.
+  """
+  for _ in range(10):
+    yield True
+  print('ready', file=answers, flush=True)
+  for line in sys.stdin:
+    # While the others had their turns, queues have filled, and the tasks of a cluster slept.
+    for _ in range(5):
+      yield True
+    seconds, steps, start = float(line), 0, time.perf_counter()
+    while time.perf_counter() - start < seconds:
+      yield True
+      steps += 1
+    rate = steps * images_per_step / (time.perf_counter() - start)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(json.dumps({'images_per_second': rate, 'peak_mb': peak}), file=answers, flush=True)
+
+
+def repeat(step, steps):
+  """Calls a function for each of the steps."""
+  for _ in steps:
+    step()
 
 
 def graph_mode():
-  """Returns TensorFlow, set to what the scripts set it to."""
-  import cifar10_tensorflow  # noqa: F401
+  """Returns TensorFlow in the mode that the scripts set it to."""
+  from cifar10_support import tf_setup
   import tensorflow.compat.v1 as tf
-  import cifar10_device
-  cifar10_device.use_graph_mode()
+  tf_setup.use_graph_mode()
   return tf
 
 
 def _parse_flags(data_dir, batch_size, *flags):
   import cifar10
-  import cifar10_session  # noqa: F401, defines flags
-  cifar10.FLAGS(['throughput', '--data_dir=' + data_dir, '--batch_size=%d' % batch_size, *flags])
+  cifar10.FLAGS(['programs.py', '--data_dir=' + data_dir, '--batch_size=%d' % batch_size, *flags])
 
 
-def _running(session, fetch):
-  """Starts the queues of a session and returns the function that runs one step."""
-  tf = sys.modules['tensorflow.compat.v1']
+def _run(steps, fetch):
+  """Runs a fetch of the current graph, with its queues, for each of the steps."""
+  from cifar10_support import tf_setup
+  import tensorflow.compat.v1 as tf
+  session = tf.Session(config=tf_setup.session_config())
   session.run([tf.global_variables_initializer(), tf.local_variables_initializer()])
   tf.train.start_queue_runners(session)
-  return lambda: session.run(fetch)
+  repeat(lambda: session.run(fetch), steps)
 
 
 def constant_images(tf, batch_size):
-  """Images and labels that cost nothing to provide, and that the graph optimiser cannot fold."""
+  """Images and labels that cost nothing to provide, and that TensorFlow cannot fold away."""
   images = tf.get_local_variable('images', initializer=tf.random_normal([batch_size, 24, 24, 3]))
   labels = tf.get_local_variable('labels', initializer=tf.range(batch_size) % 10)
   return images, labels
 
 
-def project(data_dir, batch_size, *flags, chief_of=None):
-  """cifar10_train.py as it is: with its log, its summaries and its checkpoints.
+def _run_script(script, steps, data_dir, batch_size, *flags):
+  """Runs a training script, whose loop stops when there are no more steps to run.
 
-  With `chief_of`, the jobs of a cluster, as its chief.
+  Args:
+    script: the name of its module.
+    steps: see `steps_to_run`.
+    data_dir, batch_size: what --data_dir and --batch_size get.
+    *flags: further flags of the script.
   """
-  tf = graph_mode()
-  import cifar10
-  import cifar10_cluster
-  import cifar10_replica
-  import cifar10_session
+  graph_mode()
+  from cifar10_support import session as training
+  opened = training.training_session
+
+  @contextlib.contextmanager
+  def training_session(*args, **kwargs):
+    with opened(*args, **kwargs) as session:
+      session.should_stop = lambda: not next(steps, False)
+      yield session
+
+  training.training_session = training_session
+  main = importlib.import_module(script).main  # Which defines the script's flags.
   _parse_flags(data_dir, batch_size, '--train_dir=' + tempfile.mkdtemp(), '--max_steps=10000000',
                *flags)
-  replica = None
-  if chief_of:
-    replica = cifar10_replica.Replica(cifar10_cluster.Cluster(chief_of, 'chief', 0))
-    _LASTING.enter_context(replica.at_work())
-    _LASTING.enter_context(replica.placement())
-  global_step = tf.train.get_or_create_global_step()
-  images, labels = cifar10.distorted_inputs()
-  loss = cifar10.loss(cifar10.inference(images), labels)
-  train_op = (replica.train if replica else cifar10.train)(loss, global_step)
-  session = _LASTING.enter_context(
-      cifar10_session.training_session(loss, batch_size, replica=replica))
-  return lambda: session.run(train_op)
+  main()
 
 
-def project_mixed_precision(data_dir, batch_size):
-  """The same with --mixed_precision."""
-  return project(data_dir, batch_size, '--mixed_precision')
+def project(steps, data_dir, batch_size, *flags):
+  """cifar10_train.py as it is, with its log, its summaries and its checkpoints."""
+  _run_script('cifar10_train', steps, data_dir, batch_size, *flags)
 
 
-def project_without_onednn(data_dir, batch_size):
-  """The same with the convolutions that TensorFlow has of its own."""
+def project_mixed_precision(steps, data_dir, batch_size):
+  """cifar10_train.py --mixed_precision."""
+  project(steps, data_dir, batch_size, '--mixed_precision')
+
+
+def project_without_onednn(steps, data_dir, batch_size):
+  """cifar10_train.py with TensorFlow's own convolutions."""
   os.environ['TF_ENABLE_ONEDNN_OPTS'] = '0'
-  return project(data_dir, batch_size)
+  project(steps, data_dir, batch_size)
 
 
-def one_tower(data_dir, batch_size, towers=1):
+def one_tower(steps, data_dir, batch_size, towers=1):
   """cifar10_multi_gpu_train.py with one tower."""
-  graph_mode()
-  import cifar10_multi_gpu_train
-  import cifar10_session
-  _parse_flags(data_dir, batch_size // towers, '--train_dir=' + tempfile.mkdtemp(),
-               '--max_steps=10000000', '--num_gpus=%d' % towers)
-  loss, train_op = cifar10_multi_gpu_train.build()
-  session = _LASTING.enter_context(cifar10_session.training_session(loss, batch_size, towers))
-  return lambda: session.run(train_op)
+  _run_script('cifar10_multi_gpu_train', steps, data_dir, batch_size // towers,
+              '--num_gpus=%d' % towers)
 
 
-def two_towers(data_dir, batch_size):
-  """The same with two, which share the images of a batch."""
-  return one_tower(data_dir, batch_size, towers=2)
+def two_towers(steps, data_dir, batch_size):
+  """cifar10_multi_gpu_train.py with two towers, which share the images of a batch."""
+  one_tower(steps, data_dir, batch_size, towers=2)
 
 
-def cluster_of_two(data_dir, batch_size):
-  """cifar10_train.py as the chief of a cluster on this machine, with a worker and a server.
+def cluster_of_two(steps, data_dir, batch_size):
+  """The chief of a cluster on this machine, with a worker and a parameter server.
 
-  Each of the two replicas has `batch_size` images a step.
+  Each of the two replicas takes `batch_size` images a step.
   """
   with contextlib.ExitStack() as probes:
     sockets = [probes.enter_context(socket.socket()) for _ in range(3)]
@@ -121,16 +146,22 @@ def cluster_of_two(data_dir, batch_size):
       probe.bind(('127.0.0.1', 0))
     ps, chief, worker = ['127.0.0.1:%d' % probe.getsockname()[1] for probe in sockets]
   jobs = {'ps': [ps], 'chief': [chief], 'worker': [worker]}
+
+  def config(job):
+    return json.dumps({'cluster': jobs, 'task': {'type': job, 'index': 0}})
+
   for job in ('ps', 'worker'):
-    config = json.dumps({'cluster': jobs, 'task': {'type': job, 'index': 0}})
-    # Of this process's group, with which throughput.py ends them.
-    subprocess.Popen([sys.executable, os.path.join(ROOT, 'cifar10_train.py'),
-                      '--data_dir=' + data_dir, '--batch_size=%d' % batch_size],
-                     env={**os.environ, 'TF_CONFIG': config}, stdout=subprocess.DEVNULL)
-  return project(data_dir, batch_size, chief_of=jobs)
+    # In this process's group, which throughput.py ends as a whole.
+    subprocess.Popen(
+        [sys.executable, '-m', 'cifar10_cluster', '--data_dir=' + data_dir,
+         '--batch_size=%d' % batch_size, '--train_dir=' + tempfile.mkdtemp()],
+        env={**os.environ, 'TF_CONFIG': config(job), 'PYTHONPATH': ROOT},
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+  os.environ['TF_CONFIG'] = config('chief')
+  _run_script('cifar10_cluster.__main__', steps, data_dir, batch_size)
 
 
-def project_computation(data_dir, batch_size):
+def project_computation(steps, data_dir, batch_size):
   """The training step alone, on constant images."""
   tf = graph_mode()
   import cifar10
@@ -138,33 +169,32 @@ def project_computation(data_dir, batch_size):
   global_step = tf.train.get_or_create_global_step()
   images, labels = constant_images(tf, batch_size)
   loss = cifar10.loss(cifar10.inference(images), labels)
-  return _running(tf.Session(), cifar10.train(loss, global_step))
+  _run(steps, cifar10.train(loss, global_step))
 
 
-def project_input(data_dir, batch_size):
+def project_input(steps, data_dir, batch_size):
   """The input pipeline alone."""
-  tf = graph_mode()
+  graph_mode()
   import cifar10
   _parse_flags(data_dir, batch_size)
   images, labels = cifar10.distorted_inputs()
-  return _running(tf.Session(), [images.op, labels.op])
+  _run(steps, [images.op, labels.op])
 
 
-def project_evaluation(data_dir, batch_size):
-  """Inference on constant images, as evaluation does it."""
+def project_evaluation(steps, data_dir, batch_size):
+  """Inference on constant images, as in evaluation."""
   tf = graph_mode()
   import cifar10
   _parse_flags(data_dir, batch_size)
   images, _ = constant_images(tf, batch_size)
-  return _running(tf.Session(), tf.argmax(cifar10.inference(images), 1))
+  _run(steps, cifar10.probabilities(images))
 
 
 def _naive_inputs(tf, data_dir, batch_size):
-  """One image an op call, distorted before the shuffle queue, by 16 threads."""
-  import cifar10_dataset
+  """One image at a time, distorted before the shuffle queue by 16 threads."""
+  from cifar10_support import dataset
   import cifar10_input
-  queue = tf.train.string_input_producer(
-      cifar10_dataset.files(cifar10_dataset.locate(data_dir), 'train_eval'))
+  queue = tf.train.string_input_producer(dataset.find(data_dir, 10).train_files)
   record = cifar10_input.read_cifar10(queue)
   image = tf.random_crop(tf.cast(record.uint8image, tf.float32), [24, 24, 3])
   image = tf.image.random_flip_left_right(image)
@@ -175,32 +205,33 @@ def _naive_inputs(tf, data_dir, batch_size):
                                 capacity=20000 + 3 * batch_size, min_after_dequeue=20000)
 
 
-def naive(data_dir, batch_size):
-  """The training step and the input as one writes them first, with tf.nn.lrn."""
+def naive(steps, data_dir, batch_size):
+  """The training step and the input as you would first write them, with tf.nn.lrn."""
   tf = graph_mode()
   import cifar10
   _parse_flags(data_dir, batch_size)
-  cifar10._normalize = lambda x, name: tf.nn.lrn(x, 4, bias=1.0, alpha=0.001 / 9.0, beta=0.75)
+  cifar10._local_response_normalization = lambda x, name: tf.nn.lrn(
+      x, 4, bias=1.0, alpha=0.001 / 9.0, beta=0.75, name=name)
   global_step = tf.train.get_or_create_global_step()
-  images, labels = _naive_inputs(tf, data_dir, batch_size)
+  with tf.device('/cpu:0'):
+    images, labels = _naive_inputs(tf, data_dir, batch_size)
   loss = cifar10.loss(cifar10.inference(images), labels)
-  return _running(tf.Session(), cifar10.train(loss, global_step))
+  _run(steps, cifar10.train(loss, global_step))
 
 
-def naive_input(data_dir, batch_size):
+def naive_input(steps, data_dir, batch_size):
   """The input of `naive` alone."""
   tf = graph_mode()
-  _parse_flags(data_dir, batch_size)
-  images, labels = _naive_inputs(tf, data_dir, batch_size)
-  return _running(tf.Session(), [images.op, labels.op])
+  with tf.device('/cpu:0'):
+    images, labels = _naive_inputs(tf, data_dir, batch_size)
+  _run(steps, [images.op, labels.op])
 
 
-def keras(data_dir, batch_size):
-  """A Keras model trained by train_on_batch from a tf.data pipeline."""
-  import cifar10_tensorflow  # noqa: F401
+def keras(steps, data_dir, batch_size):
+  """A Keras model, trained by train_on_batch from a tf.data pipeline."""
+  from cifar10_support import dataset
   import keras
   import tensorflow as tf
-  import cifar10_dataset
 
   def decode(record):
     values = tf.io.decode_raw(record, tf.uint8)
@@ -211,8 +242,8 @@ def keras(data_dir, batch_size):
     image = tf.image.random_contrast(image, 0.2, 1.8)
     return tf.image.per_image_standardization(image), tf.cast(values[0], tf.int32)
 
-  files = cifar10_dataset.files(cifar10_dataset.locate(data_dir), 'train_eval')
-  data = tf.data.FixedLengthRecordDataset(files, cifar10_dataset.RECORD_BYTES)
+  files = dataset.find(data_dir, 10).train_files
+  data = tf.data.FixedLengthRecordDataset(files, dataset.RECORD_BYTES)
   data = data.repeat().shuffle(20000).map(decode, tf.data.AUTOTUNE).batch(batch_size)
   data = data.prefetch(tf.data.AUTOTUNE)
 
@@ -232,10 +263,10 @@ def keras(data_dir, batch_size):
   model.compile(keras.optimizers.SGD(0.1, use_ema=True, ema_momentum=0.9999),
                 keras.losses.SparseCategoricalCrossentropy(from_logits=True), jit_compile=False)
   batches = iter(data)
-  return lambda: model.train_on_batch(*next(batches))
+  repeat(lambda: model.train_on_batch(*next(batches)), steps)
 
 
-def pytorch(data_dir, batch_size):
+def pytorch(steps, data_dir, batch_size):
   """PyTorch, eager, on constant images."""
   import torch
   from torch import nn
@@ -245,9 +276,11 @@ def pytorch(data_dir, batch_size):
       nn.Conv2d(64, 64, 5, padding=2), nn.ReLU(),
       nn.LocalResponseNorm(9, 0.001, 0.75, 1.0), nn.ZeroPad2d([0, 1, 0, 1]), nn.MaxPool2d(3, 2),
       nn.Flatten(), nn.Linear(2304, 384), nn.ReLU(), nn.Linear(384, 192), nn.ReLU(),
-      nn.Linear(192, 10)).to(memory_format=torch.channels_last)
-  images = torch.randn(batch_size, 3, 24, 24).to(memory_format=torch.channels_last)
-  labels = torch.arange(batch_size) % 10
+      nn.Linear(192, 10))
+  device = 'cuda' if torch.cuda.is_available() else 'cpu'
+  model.to(device, memory_format=torch.channels_last)
+  images = torch.randn(batch_size, 3, 24, 24, device=device).to(memory_format=torch.channels_last)
+  labels = torch.arange(batch_size, device=device) % 10
   decayed = [model[11].weight, model[13].weight]
   others = [p for p in model.parameters() if not any(p is d for d in decayed)]
   optimizer = torch.optim.SGD([{'params': decayed, 'weight_decay': 0.004}, {'params': others}],
@@ -262,18 +295,18 @@ def pytorch(data_dir, batch_size):
     with torch.no_grad():
       torch._foreach_lerp_(shadows, parameters, 1e-4)
 
-  return step
+  repeat(step, steps)
 
 
-def matrix_product(data_dir, batch_size):
-  """Products of two float32 matrices 2048 x 2048; counted as if each were images.
+def matrix_product(steps, data_dir, batch_size):
+  """Products of two float32 matrices of 2048 x 2048, counted as images.
 
-  The training of one image is 0.105 GFLOP: 18.47 million multiply-adds forward, as many for each
-  of the two gradients, but for the one with respect to the images.
+  Training on one image takes 0.105 GFLOP: 18.47 million multiply-adds forwards, and as many for
+  each of the two gradients, except for the gradient with respect to the images.
   """
   tf = graph_mode()
   matrix = tf.get_local_variable('matrix', initializer=tf.random_normal([2048, 2048]))
-  return _running(tf.Session(), tf.matmul(matrix, matrix).op)
+  _run(steps, tf.matmul(matrix, matrix).op)
 
 
 PROGRAMS = [project, project_mixed_precision, project_without_onednn, project_computation,
@@ -283,24 +316,11 @@ PROGRAMS = [project, project_mixed_precision, project_without_onednn, project_co
 
 def main():
   name, data_dir, batch_size = sys.argv[1], sys.argv[2], int(sys.argv[3])
-  answers, sys.stdout = sys.stdout, sys.stderr  # The log lines are not the answer.
-  step = {program.__name__: program for program in PROGRAMS}[name](data_dir, batch_size)
+  answers, sys.stdout = sys.stdout, sys.stderr  # The log lines are not answers.
+  program = {program.__name__: program for program in PROGRAMS}[name]
   images_per_step = {'matrix_product': 2 * 2048 ** 3 / 0.105e9,
                      'cluster_of_two': 2 * batch_size}.get(name, batch_size)
-  for _ in range(10):
-    step()
-  print('ready', file=answers, flush=True)
-  for line in sys.stdin:
-    # After the turns of the others queues have filled, and the tasks of a cluster look seldom.
-    for _ in range(5):
-      step()
-    seconds, steps, start = float(line), 0, time.perf_counter()
-    while time.perf_counter() - start < seconds:
-      step()
-      steps += 1
-    rate = steps * images_per_step / (time.perf_counter() - start)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({'images_per_second': rate, 'peak_mb': peak}), file=answers, flush=True)
+  program(steps_to_run(images_per_step, answers), data_dir, batch_size)
 
 
 if __name__ == '__main__':

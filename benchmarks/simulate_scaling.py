@@ -2,12 +2,12 @@
 
   python benchmarks/simulate_scaling.py
 
-The formula, in `predicted`, knows the busiest link and how much of a step computes before and
-after the gradients begin to be known. The simulation, in `simulate`, knows neither: it sends each
-variable to each replica and each gradient back in packets, which wait for each other at each link
-that they cross, and computes the layers in between, each when it has what it needs. Both are of the
-links: processors that add up gradients and pack messages are as fast as they need be. Nothing is
-random. docs/scaling.md quotes the table.
+The formula, in `predicted`, knows only the busiest link, and that a third of the computation is the
+forward pass. The simulation, in `simulate`, knows neither: it sends each variable to each replica
+and each gradient back in packets, which queue at each link that they cross, and computes the layers
+in between, each as soon as it has its input. Both are about links: the processors that add up
+gradients and pack messages are assumed to be fast enough. Nothing is random. docs/scaling.md quotes
+the table.
 """
 
 import argparse
@@ -31,7 +31,7 @@ FORWARD = {layer: multiply_adds for layer, (_, multiply_adds) in LAYERS.items()}
 BACKWARD = {layer: (1 if layer == 'conv1' else 2) * FORWARD[layer] for layer in LAYERS}
 _TOTAL = sum(FORWARD.values()) + sum(BACKWARD.values())
 
-# What a link carries of one message before it is another's turn.
+# How much of one message a link carries before it is another's turn.
 _PACKET_BYTES = 64 * 1024
 
 
@@ -41,7 +41,7 @@ def assign(servers, partitioned=False):
   Args:
     servers: how many parameter servers there are.
     partitioned: whether each variable is cut into equal parts, one for each server. Otherwise each
-      is whole, on the server with the fewest bytes so far, as cifar10_replica.py has it.
+      is whole, on the server with the fewest bytes so far, as in cifar10_cluster.
   """
   sizes = [(layer, ELEMENT_BYTES * size) for layer in LAYERS for size in LAYERS[layer][0]]
   if partitioned:
@@ -63,19 +63,19 @@ class _Link:
     self._free_at = 0.0
 
   def carry(self, now, size):
-    """Returns when a packet of so many bytes, there by `now`, has gone through."""
+    """Returns when a packet of `size` bytes that arrives at `now` has gone through."""
     self._free_at = max(now, self._free_at) + 8 * size / self._bits_per_sec
     return self._free_at
 
 
 class _Events:
-  """What is going to happen, in the order of time."""
+  """What will happen, in the order of time."""
 
   def __init__(self):
     self._queue, self._numbers = [], itertools.count()
 
   def at(self, time, action):
-    """Has `action(time)` called when it is so late."""
+    """Has `action(time)` called at that time."""
     heapq.heappush(self._queue, (time, next(self._numbers), action))
 
   def run(self):
@@ -87,13 +87,13 @@ class _Events:
     return time
 
   def send(self, now, size, first, second, arrived):
-    """Sends a message over two links; each packet goes on when it is through the first."""
+    """Sends a message over two links, a packet at a time; calls `arrived(time)` after the last."""
     packets = math.ceil(size / _PACKET_BYTES)
 
     def start(i, now):
-      self.at(first.carry(now, size / packets), lambda now: go_on(i, now))
+      self.at(first.carry(now, size / packets), lambda now: forward(i, now))
 
-    def go_on(i, now):
+    def forward(i, now):
       through = second.carry(now, size / packets)
       if i + 1 < packets:
         start(i + 1, now)
@@ -104,14 +104,14 @@ class _Events:
 
 
 class _Replica:
-  """Computes the layers forwards, each when it has its variables, and then backwards."""
+  """Computes the layers forwards, each as soon as it has its variables, and then backwards."""
 
   def __init__(self, events, messages, compute_secs, hand_in):
     """Args:
       events: `_Events`.
       messages: see `assign`.
       compute_secs: of a step.
-      hand_in: a function to call with the time and a message when its gradient is known.
+      hand_in: a function that gets the time and a message when its gradient has been computed.
     """
     self._events, self._messages, self._hand_in = events, messages, hand_in
     self._secs = compute_secs / _TOTAL
@@ -120,9 +120,9 @@ class _Replica:
 
   def receive(self, layer, now):
     self._awaited[layer] -= 1
-    self._go_forward(now)
+    self._start_layer(now)
 
-  def _go_forward(self, now):
+  def _start_layer(self, now):
     if self._is_busy or not self._to_come or self._awaited[self._to_come[0]]:
       return
     self._is_busy = True
@@ -131,7 +131,7 @@ class _Replica:
   def _finish_layer(self, now):
     self._is_busy = False
     if self._to_come:
-      self._go_forward(now)
+      self._start_layer(now)
       return
     for layer in reversed(LAYERS):
       now += self._secs * BACKWARD[layer]
@@ -176,8 +176,8 @@ def link_secs(replicas, messages, bits_per_sec):
 def predicted(replicas, messages, bits_per_sec, compute_secs):
   """Returns the seconds of one step by the formula of docs/scaling.md; arguments as `simulate`.
 
-  Variables come while the forward pass, a third of the computation, goes on, and gradients leave
-  during the backward pass. local3, which is most of both, is late in the one, early in the other.
+  Variables arrive during the forward pass, a third of the computation, and gradients leave during
+  the backward pass. Most of their bytes are those of local3, late in the one, early in the other.
   """
   link = link_secs(replicas, messages, bits_per_sec)
   return max(compute_secs / 3, link) + max(2 * compute_secs / 3, link)
@@ -186,15 +186,15 @@ def predicted(replicas, messages, bits_per_sec, compute_secs):
 def ring(replicas, bits_per_sec, compute_secs):
   """Returns the seconds of one step with all-reduce in a ring, as `predicted`.
 
-  Each replica sends and receives all gradients twice, but for the part that is its own, however
-  many there are. The variables stay where they are.
+  Each replica sends and receives all gradients twice, except for its own part, however many
+  replicas there are. The variables stay where they are.
   """
   link = 8 * 2 * PARAMETER_BYTES * (replicas - 1) / replicas / bits_per_sec
   return compute_secs / 3 + max(2 * compute_secs / 3, link)
 
 
 def saturated_from(messages, bits_per_sec, compute_secs):
-  """Returns from how many replicas on the formula has the links slow the step down."""
+  """Returns the number of replicas from which, by the formula, the links slow the step down."""
   return next(n for n in itertools.count(1)
               if link_secs(n, messages, bits_per_sec) > compute_secs / 3)
 

@@ -1,10 +1,10 @@
-"""Measures how long a training takes from the command to its first step.
+"""Measures how long training takes from the command to its first step.
 
   python benchmarks/startup.py --data_dir=cifar10/data --min_queue_examples=1000
 
-Its flags are those of cifar10_train.py. Beside it the time of `import tensorflow` alone, which no
-script can do without; the two take turns. The aim is a first step after at most 1.25 of such
-imports and 3 seconds. Run it on a machine that does nothing else.
+Every flag of cifar10_train.py may be given. Beside it the time of `import tensorflow` alone, which
+no script can do without; the two take turns. The aim is a first step within 1.25 of these imports
+plus 3 seconds. Run it on a machine that does nothing else.
 """
 
 import argparse
@@ -19,12 +19,14 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
 def import_tensorflow():
+  """Returns the seconds that a process takes for the import."""
   start = time.perf_counter()
   subprocess.run([sys.executable, '-c', 'import tensorflow'], stderr=subprocess.DEVNULL, check=True)
   return time.perf_counter() - start
 
 
 def first_step(flags):
+  """Returns the seconds from the start of cifar10_train.py to its first log line."""
   with tempfile.TemporaryDirectory() as train_dir:
     start = time.perf_counter()
     process = subprocess.Popen(
@@ -32,7 +34,7 @@ def first_step(flags):
         + flags, stdout=subprocess.PIPE, text=True)
     try:
       if not any('step 0,' in line for line in process.stdout):
-        sys.exit('The training ended before its first step.')
+        sys.exit('Training ended before its first step.')
       return time.perf_counter() - start
     finally:
       process.kill()
@@ -43,7 +45,7 @@ def main():
   parser = argparse.ArgumentParser(
       description=__doc__.split('\n')[0], allow_abbrev=False,
       epilog='Every other flag, as --flag=value, goes to cifar10_train.py.')
-  parser.add_argument('--rounds', type=int, default=7, help='turns of each')
+  parser.add_argument('--rounds', type=int, default=7, help='turns of each (7)')
   arguments, flags = parser.parse_known_args()
   if arguments.rounds < 1:
     parser.error('--rounds must be at least 1.')
@@ -55,7 +57,7 @@ def main():
   for what, seconds in (('import tensorflow', imports), ('first training step', steps)):
     print('%-20s %5.2f s (%.2f .. %.2f)' % (
         what, statistics.median(seconds), min(seconds), max(seconds)))
-  print('%-20s %5.2f s' % ('at most', 1.25 * statistics.median(imports) + 3))
+  print('%-20s %5.2f s' % ('aim: at most', 1.25 * statistics.median(imports) + 3))
 
 
 if __name__ == '__main__':

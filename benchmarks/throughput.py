@@ -1,12 +1,18 @@
-"""Measures how fast the training, its parts and other ways to train the same network are.
+"""Measures how fast training is, with its parts and other ways to train the same network.
 
   python benchmarks/throughput.py --data_dir=cifar10/data
+  python benchmarks/throughput.py --checkouts old=/path/to/another new=. --programs project naive
 
-Each program (see programs.py) is a process of its own. They take turns, a few seconds each, for
-several rounds, so that a machine whose speed drifts slows all of them alike. What counts are the
-ratios of the medians. Run it on a machine that does nothing else; a program whose package is not
-installed is left out. All are in memory at once, most of them with nearly a gigabyte: where that is
-too much name some with --programs. Ctrl-C ends it with what has been measured so far.
+Each program (see programs.py) is a process of its own. They take turns of a few seconds, for
+several rounds, so that a machine whose speed drifts slows all of them alike; what counts is the
+ratio of the medians. Run it on a machine that does nothing else. A program whose package is not
+installed is left out.
+
+With --checkouts each program runs once for every checkout, as that checkout's own
+benchmarks/programs.py defines it, and the last table compares them round by round.
+
+All programs are in memory at once, most of them with nearly a gigabyte: where that is too much,
+name some with --programs. Ctrl-C ends the run and shows what has been measured so far.
 """
 
 import argparse
@@ -19,10 +25,10 @@ import subprocess
 import sys
 import tempfile
 
-HERE = os.path.dirname(os.path.abspath(__file__))
-sys.path[:0] = [HERE, os.path.dirname(HERE)]
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+sys.path[:0] = [ROOT, os.path.join(ROOT, 'benchmarks')]
 
-import cifar10_dataset  # noqa: E402
+from cifar10_support import dataset  # noqa: E402
 import programs  # noqa: E402
 
 RATIOS = [
@@ -42,17 +48,29 @@ RATIOS = [
 
 
 class Program:
-  """One program of programs.py as a process, and what it has measured."""
+  """One program of one checkout as a process, and what it has measured."""
 
-  def __init__(self, name, arguments, folder):
-    """Starts the process; what it writes goes into a folder."""
-    self.name = name
+  def __init__(self, name, checkout, arguments, folder):
+    """Starts the process.
+
+    Args:
+      name: of the program.
+      checkout: the checkout's name and path.
+      arguments: those of the command line.
+      folder: path of a directory for all that the process writes.
+    """
+    self.name, (self.checkout, path) = name, checkout
+    self.title = '%s of %s' % (name, self.checkout) if self.checkout else name
     self.rates, self.peak_mb = [], None
-    self._process = subprocess.Popen(
-        [sys.executable, os.path.join(HERE, 'programs.py'), name, arguments.data_dir,
-         str(arguments.batch_size)],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-        env={**os.environ, 'TMPDIR': folder}, start_new_session=True)
+    with tempfile.NamedTemporaryFile(dir=folder, delete=False) as errors:
+      self._errors = errors.name
+      self._process = subprocess.Popen(
+          [sys.executable, os.path.join(path, 'benchmarks', 'programs.py'), name,
+           arguments.data_dir, str(arguments.batch_size)],
+          stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True,
+          # On a GPU all of them must find room.
+          env={**os.environ, 'TMPDIR': folder, 'TF_FORCE_GPU_ALLOW_GROWTH': 'true'},
+          start_new_session=True)
 
   def gets_ready(self):
     """Waits until it is ready; returns False if it ended instead."""
@@ -71,51 +89,79 @@ class Program:
     self.peak_mb = answer['peak_mb']
     return True
 
+  def last_words(self):
+    """Returns the last line that it wrote to standard error."""
+    with open(self._errors, errors='replace') as lines:
+      return ([line.strip() for line in lines if line.strip()] or ['without a message'])[-1]
+
   def end(self):
     # With the processes that it may have started.
     os.killpg(self._process.pid, signal.SIGKILL)
     self._process.wait()
-    with contextlib.suppress(BrokenPipeError):  # What it did not read any more.
+    with contextlib.suppress(BrokenPipeError):  # What it has not read.
       self._process.stdin.close()
 
 
-def main():
+def checkout(argument):
+  """Returns the name and the path of a checkout, from `NAME=PATH`."""
+  name, separator, path = argument.partition('=')
+  if not name or not separator:
+    raise argparse.ArgumentTypeError('%r is not NAME=PATH.' % argument)
+  if not os.path.isfile(os.path.join(path, 'benchmarks', 'programs.py')):
+    raise argparse.ArgumentTypeError('%s has no benchmarks/programs.py.' % path)
+  return name, path
+
+
+def parse_arguments():
   parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
-  parser.add_argument('--data_dir', default='cifar10/data', help='folder with the data set')
+  parser.add_argument('--data_dir', default='cifar10/data', help='directory of the data set')
   parser.add_argument('--batch_size', type=int, default=128, help='images in a batch')
   parser.add_argument('--rounds', type=int, default=9, help='turns of each program')
   parser.add_argument('--seconds', type=float, default=4, help='length of a turn')
   names = [program.__name__ for program in programs.PROGRAMS]
   parser.add_argument('--programs', nargs='+', default=names, choices=names, metavar='PROGRAM',
-                      help='which of them take part (all): ' + ', '.join(names))
+                      help='which programs to run (all): ' + ', '.join(names))
+  parser.add_argument('--checkouts', nargs='+', type=checkout, default=[('', ROOT)],
+                      metavar='NAME=PATH', help='checkouts to compare with the first one (only '
+                      'this one)')
   parser.add_argument('--json', help='file to write the measurements to')
   arguments = parser.parse_args()
   for name in ('batch_size', 'rounds', 'seconds'):
     if getattr(arguments, name) <= 0:
       parser.error('--%s must be above 0.' % name)
-  if not cifar10_dataset.locate(arguments.data_dir):
-    parser.error('There is no data set in %s: name its folder with --data_dir, or fetch it with '
-                 '`python cifar10_train.py --max_steps=1`.' % arguments.data_dir)
+  if len({name for name, _ in arguments.checkouts}) < len(arguments.checkouts):
+    parser.error('--checkouts has two of the same name.')
+  if not dataset.locate(arguments.data_dir):
+    parser.error('There is no data set in %s: name its directory with --data_dir, or download it '
+                 'with python cifar10_train.py --max_steps=1.' % arguments.data_dir)
   if arguments.json:
     try:
-      open(arguments.json, 'a').close()  # Not to find out after the measurements.
+      open(arguments.json, 'a').close()  # Better now than after the measurements.
     except OSError as error:
       parser.error('--json cannot be written: %s' % error)
+  return arguments
 
+
+def main():
+  arguments = parse_arguments()
   started, measured, status = [], [], 0
   with tempfile.TemporaryDirectory() as folder:
     try:
       for name in arguments.programs:
-        # To be ended also if Ctrl-C comes while it gets ready.
-        started.append(Program(name, arguments, folder))
-        if started[-1].gets_ready():
-          measured.append(started[-1])
-        else:
-          print('%s does not run here and is left out.' % name, file=sys.stderr)
-      for _ in range(arguments.rounds):
-        for program in list(measured):
+        for which in arguments.checkouts:
+          # In the list first: Ctrl-C may come while it gets ready.
+          started.append(Program(name, which, arguments, folder))
+          if started[-1].gets_ready():
+            measured.append(started[-1])
+          else:
+            print('%s does not run here (%s) and is left out.'
+                  % (started[-1].title, started[-1].last_words()), file=sys.stderr)
+      for i in range(arguments.rounds):
+        # There and back, so that no program always comes after the same one.
+        for program in list(measured)[::-1 if i % 2 else 1]:
           if not program.measure(arguments.seconds):
-            print('%s has ended and is left out.' % program.name, file=sys.stderr)
+            print('%s has ended (%s) and is left out.' % (program.title, program.last_words()),
+                  file=sys.stderr)
             measured.remove(program)
     except KeyboardInterrupt:
       status = 128 + signal.SIGINT
@@ -132,23 +178,46 @@ def main():
 
 def report(measured, arguments):
   """Prints the tables and writes the JSON file."""
-  medians = {program.name: statistics.median(program.rates) for program in measured}
-  print('%-24s %10s %23s %9s' % ('program', 'images/s', 'from .. to', 'peak MB'))
+  checkouts = [name for name, _ in arguments.checkouts]
+  rates = {(program.checkout, program.name): program.rates for program in measured}
+  medians = {key: statistics.median(values) for key, values in rates.items()}
+
+  print('%-32s %10s %23s %9s' % ('program', 'images/s', 'from .. to', 'peak MB'))
   for program in measured:
-    print('%-24s %10.0f %11.0f .. %8.0f %9.0f' % (
-        program.name, medians[program.name], min(program.rates), max(program.rates),
-        program.peak_mb))
-  print('\n%-42s %6s %9s' % ('ratio', 'is', 'at least'))
-  ratios = {}
+    print('%-32s %10.0f %11.0f .. %8.0f %9.0f' % (
+        program.title, medians[program.checkout, program.name], min(program.rates),
+        max(program.rates), program.peak_mb))
+
+  print('\n%-42s %9s' % ('ratio', 'at least')
+        + ''.join(' %10s' % (name or 'is') for name in checkouts))
+  ratios = {name: {} for name in checkouts}
   for what, numerator, denominator, least in RATIOS:
-    if numerator in medians and denominator in medians:
-      ratios[what] = medians[numerator] / medians[denominator]
-      print('%-42s %6.2f %9.2f' % (what, ratios[what], least))
+    cells = []
+    for name in checkouts:
+      if (name, numerator) in medians and (name, denominator) in medians:
+        ratios[name][what] = medians[name, numerator] / medians[name, denominator]
+      cells.append('%.2f' % ratios[name][what] if what in ratios[name] else '')
+    if any(cells):
+      print('%-42s %9.2f' % (what, least) + ''.join(' %10s' % cell for cell in cells))
+
+  if len(checkouts) > 1:
+    print('\n%-42s %10s %23s' % ('images/s compared', 'median', 'from .. to'))
+  base = checkouts[0]
+  for name in checkouts[1:]:
+    for program in measured:
+      if program.checkout == name and (base, program.name) in rates:
+        # Those of the same round; Ctrl-C may leave the last one incomplete.
+        by_round = [new / old for new, old in zip(program.rates, rates[base, program.name])]
+        print('%-42s %10.3f %11.3f .. %8.3f' % (
+            '%s, %s to %s' % (program.name, name, base), statistics.median(by_round),
+            min(by_round), max(by_round)))
+
   if arguments.json:
     with open(arguments.json, 'w') as out:
       json.dump({'batch_size': arguments.batch_size, 'seconds': arguments.seconds,
-                 'rates': {program.name: program.rates for program in measured},
-                 'peak_mb': {program.name: program.peak_mb for program in measured},
+                 'programs': [{'program': program.name, 'checkout': program.checkout,
+                               'rates': program.rates, 'peak_mb': program.peak_mb}
+                              for program in measured],
                  'ratios': ratios}, out, indent=2)
 
 

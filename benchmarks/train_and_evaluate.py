@@ -1,15 +1,15 @@
-"""Trains in stages and evaluates after each, with and without the moving averages.
+"""Trains in stages and evaluates after each one, with and without the moving averages.
 
   python benchmarks/train_and_evaluate.py --run_dir=runs/1 --evaluate_every=5000 --synthetic
 
-Every other flag, as --flag=value, goes to cifar10_train.py, and to cifar10_eval.py what that knows.
-In the run's directory, beside `train` and `eval`, there will be
+Every other flag, as --flag=value, goes to cifar10_train.py, and to cifar10_eval.py if it has that
+flag. Beside `train` and `eval` the run's directory gets
 
   evaluations.csv: a line for each stage: the step, both precisions, the seconds of training so far
   seconds.txt: a line for each training process: the seconds that it took
 
-Started again it goes on where it was, and evaluates nothing twice. A stage that the training has
-passed already, as with another --evaluate_every, can no longer be evaluated and is left out.
+The same command resumes, and evaluates nothing twice. A stage that training has already passed, for
+example with another --evaluate_every, can no longer be evaluated and is left out.
 """
 
 import argparse
@@ -24,16 +24,20 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
 class Scripts:
-  """Runs scripts, one after the other, until a signal comes, which also the script gets."""
+  """Runs scripts, one after the other, until a signal comes; the running script gets it too."""
 
   def __init__(self):
     self._process, self._signal = None, None
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-      if signal.getsignal(number) != signal.SIG_IGN:
+    for name in ('SIGINT', 'SIGTERM', 'SIGHUP'):
+      number = getattr(signal, name, None)  # Windows has no SIGHUP.
+      if number and signal.getsignal(number) != signal.SIG_IGN:
         signal.signal(number, self._note)
 
   def run(self, script, arguments, **popen_arguments):
-    """Runs a script to its end; returns what it printed, if that goes into a pipe.
+    """Runs a script to its end.
+
+    Returns:
+      What it printed, if `popen_arguments` direct that into a pipe.
 
     Raises:
       SystemExit: a signal has come, or the script has failed.
@@ -41,19 +45,19 @@ class Scripts:
     self._exit_if_signalled()
     self._process = subprocess.Popen([sys.executable, os.path.join(ROOT, script), *arguments],
                                      **popen_arguments)
-    if self._signal:  # It came since.
+    if self._signal:  # It came just now.
       self._process.send_signal(self._signal)
     out, _ = self._process.communicate()
     status, self._process = self._process.returncode, None
     if status:
-      # Of one that a signal ended it is negative; a shell says 128 and the signal's number.
+      # It is negative after a signal, for which a shell returns 128 and the signal's number.
       sys.exit(status if status > 0 else 128 - status)
     self._exit_if_signalled()
     return out
 
   def _note(self, number, frame):
     self._signal = number
-    # Which saves before it ends. Ctrl-C it gets from the terminal, as we do.
+    # Then it saves before it ends. Ctrl-C reaches it from the terminal, as it does us.
     if self._process and number != signal.SIGINT:
       self._process.send_signal(number)
 
@@ -63,7 +67,7 @@ class Scripts:
 
 
 def train(scripts, run_dir, flags, step, seconds_file):
-  """Trains up to a step, and notes how long that took, however it ended."""
+  """Trains up to a step, and records how long that took, however it ended."""
   start = time.monotonic()
   try:
     scripts.run('cifar10_train.py',
@@ -75,7 +79,7 @@ def train(scripts, run_dir, flags, step, seconds_file):
 
 def evaluate(scripts, run_dir, flags, use_moving_averages):
   """Evaluates the latest checkpoint; returns the precision as it was printed."""
-  # The flags that only training has are not to be minded.
+  # Flags that only training has are ignored.
   names = [re.match('--?([^=]+)', flag).group(1) for flag in flags]
   out = scripts.run('cifar10_eval.py', flags + [
       '--undefok=' + ','.join(names), '--run_once', '--checkpoint_dir=%s/train' % run_dir,
@@ -104,24 +108,25 @@ def main():
   parser = argparse.ArgumentParser(
       description=__doc__.split('\n')[0], allow_abbrev=False,
       epilog='Every other flag, as --flag=value, goes to cifar10_train.py and cifar10_eval.py.')
-  parser.add_argument('--run_dir', required=True, help='directory of the run, made if need be')
-  parser.add_argument('--max_steps', type=int, default=100000, help='batches to train on (100000)')
+  parser.add_argument('--run_dir', required=True,
+                      help='directory of the run, made if it does not exist')
+  parser.add_argument('--max_steps', type=int, default=100000, help='steps to train (100000)')
   parser.add_argument('--evaluate_every', type=int, default=5000, help='steps of a stage (5000)')
   arguments, flags = parser.parse_known_args()
   if arguments.evaluate_every < 1:
     parser.error('--evaluate_every must be at least 1.')
   for flag in flags:
     if not re.match('--?[a-z]', flag):
-      parser.error('%r is no flag: write --flag=value.' % flag)
+      parser.error('%r is not a flag: write --flag=value.' % flag)
     if re.match('--?(no)?(restart|train_dir|eval_dir|checkpoint_dir)', flag):
-      parser.error('%s does not go with stages: name a new directory with --run_dir.' % flag)
+      parser.error('%s cannot be used here: name another directory with --run_dir.' % flag)
 
   seconds_file = os.path.join(arguments.run_dir, 'seconds.txt')
   if (os.path.exists(os.path.join(arguments.run_dir, 'train'))
       and not os.path.exists(seconds_file)):
-    # How long it has taken is not known.
-    parser.error('%s has a training that was not begun here: name a new directory with --run_dir.'
-                 % arguments.run_dir)
+    # How long its training took is unknown.
+    parser.error('%s holds a run that another script started: name another directory with '
+                 '--run_dir.' % arguments.run_dir)
   os.makedirs(arguments.run_dir, exist_ok=True)
   open(seconds_file, 'a').close()
   table = os.path.join(arguments.run_dir, 'evaluations.csv')
@@ -133,7 +138,7 @@ def main():
     if str(step) in done:
       continue
     if latest_step(arguments.run_dir) > step:
-      print('The training is beyond step %d, which is not evaluated.' % step, flush=True)
+      print('Training has passed step %d, which is not evaluated.' % step, flush=True)
       continue
     train(scripts, arguments.run_dir, flags, step, seconds_file)
     precisions = [evaluate(scripts, arguments.run_dir, flags, averages)

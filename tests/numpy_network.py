@@ -36,20 +36,20 @@ def _dense(x, weights):
   return x.reshape(len(x), -1) @ weights
 
 
-def center(images):
+def central_crop(images):
   """The central 24x24 crops of uint8 [n, 32, 32, 3], each to mean 0 and standard deviation 1."""
   crops = images[:, 4:28, 4:28].astype(np.float32)
   means = crops.mean(axis=(1, 2, 3), keepdims=True)
   deviations = crops.std(axis=(1, 2, 3), keepdims=True)
-  return (crops - means) / np.maximum(deviations, 1 / np.sqrt(24 * 24 * 3))
+  return (crops - means) / np.maximum(deviations, np.float32((24 * 24 * 3) ** -0.5))
 
 
-def views(images):
-  """The centres and corners of uint8 images, and their mirror images: [n, 10, 24, 24, 3]."""
+def ten_crops(images):
+  """The centres and corners of uint8 images, and their horizontal flips: [n, 10, 24, 24, 3]."""
   shifted = [np.roll(images, shift, axis=(1, 2))
              for shift in ((0, 0), (4, 4), (4, -4), (-4, 4), (-4, -4))]
-  return np.stack([center(images) for images in shifted]
-                  + [center(images[:, :, ::-1]) for images in shifted], axis=1)
+  return np.stack([central_crop(images) for images in shifted]
+                  + [central_crop(images[:, :, ::-1]) for images in shifted], axis=1)
 
 
 def probabilities(images, variables):
@@ -59,8 +59,9 @@ def probabilities(images, variables):
 
 
 def multiview_probabilities(images, variables):
-  """The mean over the `views` of uint8 images."""
-  return np.mean([probabilities(view, variables) for view in views(images).swapaxes(0, 1)], axis=0)
+  """The mean over the `ten_crops` of uint8 images."""
+  return np.mean([probabilities(crops, variables) for crops in ten_crops(images).swapaxes(0, 1)],
+                 axis=0)
 
 
 def averages(train_dir):

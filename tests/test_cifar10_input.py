@@ -1,7 +1,5 @@
-import base64
 import os
 import shutil
-import struct
 
 import numpy as np
 import pytest
@@ -10,12 +8,18 @@ import tensorflow.compat.v1 as tf
 import cifar10_input
 import numpy_network
 
-BIN = 'cifar-10-batches-bin'
+FLAGS = tf.app.flags.FLAGS
 
 
 @pytest.fixture
-def folder(small_data_dir):
-  return os.path.join(small_data_dir, BIN)
+def folder(small_data_set):
+  return os.path.dirname(small_data_set.test_files[0])
+
+
+@pytest.fixture
+def pictures(small_data_set):
+  """The 100 test images, uint8."""
+  return numpy_network.read(small_data_set.test_files[0])[0]
 
 
 def test_constants_are_the_tutorials():
@@ -45,7 +49,7 @@ def test_crops_cover_all_offsets_and_half_are_flipped(strength, least, most, run
   # One pixel is bright red, its right neighbour bright green.
   image = np.full([32, 32, 3], 100, np.uint8)
   image[16, 12, 0] = image[16, 13, 1] = 200
-  count = 4000
+  count = 2000
   [out] = run_graph(cifar10_input.distort(tf.constant(np.stack([image] * count)), strength))
 
   rows, reds = np.unravel_index(out[..., 0].reshape(count, -1).argmax(1), [24, 24])
@@ -75,7 +79,7 @@ def test_brightness_and_contrast_are_in_range_and_differ_between_images(
   image = np.zeros([32, 32, 3], np.uint8)
   image[:] = [100, 50, 200]
   image[::2, :, 0] = 120
-  count = 4000
+  count = 2000
   [out] = run_graph(cifar10_input.distort(tf.constant(np.stack([image] * count)), strength))
 
   means = out.mean(axis=(1, 2))
@@ -91,31 +95,8 @@ def test_brightness_and_contrast_are_in_range_and_differ_between_images(
   assert abs(np.corrcoef(deltas, contrasts)[0, 1]) < 5 / count ** 0.5
 
 
-@pytest.mark.parametrize('margin', [1, 3, 7])
-def test_without_strength_crops_are_central_at_an_odd_margin_too(margin, run_graph):
-  images = np.random.RandomState(0).randint(0, 256, [20, 24 + margin, 24, 3], np.uint8)
-  [(with_strength, without)] = run_graph([cifar10_input.distort(tf.constant(images), strength)
-                                          for strength in (1.0, 0.0)])
-  crops = images[:, margin // 2:margin // 2 + 24].astype(np.float64)
-  crops -= crops.mean(axis=(1, 2, 3), keepdims=True)
-  crops /= crops.std(axis=(1, 2, 3), keepdims=True)
-  for out, crop in zip(without, crops):
-    assert np.allclose(out, crop, atol=1e-4) or np.allclose(out, crop[:, ::-1], atol=1e-4)
-  assert np.isfinite(with_strength).all()
-
-
-def test_without_strength_images_are_central_crops_flipped_or_not(folder, run_graph):
-  images = numpy_network.read(os.path.join(folder, 'test_batch.bin'))[0]
-  [out] = run_graph(cifar10_input.distort(tf.constant(images), strength=0.0))
-  expected = numpy_network.center(images)
-  same = [np.allclose(a, b, atol=1e-4) for a, b in zip(out, expected)]
-  flipped = [np.allclose(a, b[:, ::-1], atol=1e-4) for a, b in zip(out, expected)]
-  assert all(np.logical_xor(same, flipped))
-  assert any(same) and any(flipped)
-
-
-def test_distortions_are_those_of_tensorflow_on_each_image(folder, run_graph, monkeypatch):
-  images = numpy_network.read(os.path.join(folder, 'test_batch.bin'))[0][:20]
+def test_distortions_are_those_of_tensorflow_on_each_image(pictures, run_graph, monkeypatch):
+  images = pictures[:5]
   uniform, drawn = tf.random_uniform, []
 
   def noted(*args, **kwargs):
@@ -134,240 +115,176 @@ def test_distortions_are_those_of_tensorflow_on_each_image(folder, run_graph, mo
   np.testing.assert_allclose(actual, run_graph(expected)[0], atol=2e-4)
 
 
-@pytest.mark.parametrize('prepare', [cifar10_input.distort, cifar10_input.center])
-def test_images_are_standardised(prepare, folder, run_graph):
-  images, _ = numpy_network.read(os.path.join(folder, 'test_batch.bin'))
-  [out] = run_graph(prepare(tf.constant(images)))
+@pytest.mark.parametrize('margin', [1, 3, 8])
+def test_without_strength_images_are_central_crops_flipped_or_not(margin, pictures, run_graph):
+  images = pictures[:20, :24 + margin, :24]
+  [(with_strength, without)] = run_graph([cifar10_input.distort(tf.constant(images), strength)
+                                          for strength in (1.0, 0.0)])
+  crops = images[:, margin // 2:margin // 2 + 24].astype(np.float64)
+  crops -= crops.mean(axis=(1, 2, 3), keepdims=True)
+  crops /= crops.std(axis=(1, 2, 3), keepdims=True)
+  same, flipped = ([np.allclose(a, b, atol=1e-4) for a, b in zip(without, expected)]
+                   for expected in (crops, crops[:, :, ::-1]))
+  assert all(np.logical_xor(same, flipped))
+  assert any(same) and any(flipped)
+  assert np.isfinite(with_strength).all()
+
+
+@pytest.mark.parametrize('prepare', [cifar10_input.distort, cifar10_input.central_crop])
+def test_images_are_standardised(prepare, pictures, run_graph):
+  [(out, of_black)] = run_graph([prepare(tf.constant(pictures)),
+                                 prepare(tf.zeros([2, 32, 32, 3], tf.uint8))])
   assert (out.dtype, out.shape) == (np.float32, (100, 24, 24, 3))
   np.testing.assert_allclose(out.mean(axis=(1, 2, 3)), 0, atol=1e-5)
   np.testing.assert_allclose(out.std(axis=(1, 2, 3)), 1, atol=1e-4)
+  np.testing.assert_allclose(of_black, 0, atol=0.1)
 
 
-def test_views_are_the_centre_the_corners_and_their_mirror_images(folder, run_graph):
-  images = numpy_network.read(os.path.join(folder, 'test_batch.bin'))[0][:3]
-  [(views, center)] = run_graph([cifar10_input.views(tf.constant(images)),
-                                 cifar10_input.center(tf.constant(images))])
-  np.testing.assert_array_equal(views[:, 0], center)
-  expected = numpy_network.views(images)
-  for view in views.swapaxes(0, 1):
-    assert sum(np.allclose(view, other, atol=1e-4) for other in expected.swapaxes(0, 1)) == 1
-  assert len({view.tobytes() for view in views.swapaxes(0, 1)}) == 10
-
-
-@pytest.mark.parametrize('prepare', [cifar10_input.distort, cifar10_input.center])
-@pytest.mark.parametrize('value', [0, 255])
-def test_constant_image_becomes_zero(prepare, value, run_graph):
-  [out] = run_graph(prepare(tf.fill([2, 32, 32, 3], tf.constant(value, tf.uint8))))
-  np.testing.assert_allclose(out, 0, atol=0.1)
+def test_ten_crops_are_the_centre_the_corners_and_their_flips(pictures, run_graph):
+  [(crops, central)] = run_graph([cifar10_input.ten_crops(tf.constant(pictures[:3])),
+                                  cifar10_input.central_crop(tf.constant(pictures[:3]))])
+  np.testing.assert_array_equal(crops[:, 0], central)
+  expected = numpy_network.ten_crops(pictures[:3]).swapaxes(0, 1)
+  for crop in crops.swapaxes(0, 1):
+    assert sum(np.allclose(crop, other, atol=1e-4) for other in expected) == 1
+  assert len({crop.tobytes() for crop in crops.swapaxes(0, 1)}) == 10
 
 
 def test_training_batches_are_shuffled_and_have_all_classes(folder, run_graph, capsys):
   images, labels = cifar10_input.distorted_inputs(folder, 50)
   assert (images.dtype, images.shape) == (tf.float32, [50, 24, 24, 3])
   assert (labels.dtype, labels.shape) == (tf.int32, [50])
-  assert capsys.readouterr().out.startswith(
-      'Filling queue with 20000 CIFAR images before starting to train. This will take ')
+  # Scripts parse this line.
+  assert capsys.readouterr().out == (
+      'Filling queue with 20000 CIFAR images before starting to train. '
+      'This will take about a second.\n')
 
-  batches = run_graph([images, labels], times=40)
-  seen = np.concatenate([labels for _, labels in batches])
+  batches = run_graph(labels, times=40)
+  seen = np.concatenate(batches)
   # 2,000 of the queue's 20,000 images, which are 500 different ones, 50 of each class.
   np.testing.assert_allclose(np.bincount(seen, minlength=10) / 2000, 0.1, atol=0.04)
   in_order = np.concatenate([numpy_network.read(os.path.join(folder, 'data_batch_%d.bin' % i))[1]
                              for i in range(1, 6)])
   # Neither in the files' order nor the same again and again.
   starts = [in_order[i:i + 50].tolist() for i in range(450)]
-  assert not any(labels.tolist() in starts for _, labels in batches)
-  assert len({labels.tobytes() for _, labels in batches}) == 40
+  assert not any(labels.tolist() in starts for labels in batches)
+  assert len({labels.tobytes() for labels in batches}) == 40
 
 
 def test_label_and_image_stay_together(tmp_path, run_graph):
   # The images of even classes are red, those of odd ones blue.
-  for i in range(1, 6):
-    records = np.zeros([200, 3073], np.uint8)
-    records[:, 0] = np.arange(200) % 10
-    records[:, 1 + 1024 * 2:] = 200 * (records[:, :1] % 2)
-    records[:, 1:1025] = 200 * (1 - records[:, :1] % 2)
-    records.tofile(tmp_path / ('data_batch_%d.bin' % i))
-  for images, labels in run_graph(cifar10_input.distorted_inputs(str(tmp_path), 128), times=5):
+  records = np.zeros([200, 3073], np.uint8)
+  records[:, 0] = np.arange(200) % 10
+  records[:, 1 + 1024 * 2:] = 200 * (records[:, :1] % 2)
+  records[:, 1:1025] = 200 * (1 - records[:, :1] % 2)
+  path = str(tmp_path / 'batch.bin')
+  records.tofile(path)
+  batches = run_graph(cifar10_input.training_batches([path], 128, min_queue_examples=300), times=5)
+  for images, labels in batches:
     redder = images[..., 0].mean(axis=(1, 2)) > images[..., 2].mean(axis=(1, 2))
     np.testing.assert_array_equal(redder, labels % 2 == 0)
 
 
-def test_training_reads_the_five_training_files_in_random_order(folder, run_graph):
-  cifar10_input.distorted_inputs(folder, 128)
-  names = tf.get_default_graph().get_tensor_by_name('input/input_producer/RandomShuffle:0')
-  orders = run_graph(names, times=20)
-  expected = [os.path.join(folder, 'data_batch_%d.bin' % i).encode() for i in range(1, 6)]
-  assert all(sorted(order) == expected for order in orders)
-  assert len({tuple(order) for order in orders}) > 5
-
-
-@pytest.mark.parametrize('arguments, images', [([], 20000), ([300], 300)])
-def test_shuffle_queue_holds_20000_images_or_as_many_as_asked(arguments, images, folder, capsys):
-  cifar10_input.distorted_inputs(folder, 128, *arguments)
-  assert 'Filling queue with %d CIFAR images before' % images in capsys.readouterr().out
-  graph = tf.get_default_graph()
-  [queue] = [op for op in graph.get_operations() if op.type == 'RandomShuffleQueueV2']
+@pytest.mark.parametrize('min_queue_examples, images', [(None, 20000), (300, 300)])
+def test_shuffle_queue_is_as_large_as_asked_and_filled_by_16_threads(
+    min_queue_examples, images, small_data_set):
+  cifar10_input.training_batches(small_data_set.train_files, 128, min_queue_examples)
+  [queue] = [op for op in tf.get_default_graph().get_operations()
+             if op.type == 'RandomShuffleQueueV2']
   assert queue.get_attr('min_after_dequeue') == images
   assert queue.get_attr('capacity') >= images + 128
-
-
-def test_shuffle_queue_is_filled_by_16_threads(folder):
-  cifar10_input.distorted_inputs(folder, 128)
-  graph = tf.get_default_graph()
-  [queue] = [op for op in graph.get_operations() if op.type == 'RandomShuffleQueueV2']
   [runner] = [runner for runner in tf.get_collection(tf.GraphKeys.QUEUE_RUNNERS)
               if runner.queue.queue_ref.op is queue]
   assert len(runner.enqueue_ops) == 16
 
 
-@pytest.mark.parametrize('eval_data, files', [
-    ('test', ['test_batch.bin']),
-    (True, ['test_batch.bin']),
-    ('train_eval', ['data_batch_%d.bin' % i for i in range(1, 6)]),
-    (False, ['data_batch_%d.bin' % i for i in range(1, 6)]),
-])
-@pytest.mark.parametrize('batch_size', [1, 7, 128, 1000])
-def test_evaluation_reads_every_image_once_in_order(eval_data, files, batch_size, folder):
-  expected = [numpy_network.read(os.path.join(folder, name)) for name in files]
-  images, labels = _one_pass(*cifar10_input.inputs(eval_data, folder, batch_size),
-                             batch_size=batch_size)
+def test_size_of_an_epoch_that_is_set_sizes_the_shuffle_queue(small_data_set, monkeypatch, capsys):
+  monkeypatch.setattr(cifar10_input, 'NUM_EXAMPLES_PER_EPOCH_FOR_TRAIN', 1000)
+  cifar10_input.training_batches(small_data_set.train_files, 128)
+  assert ' 400 CIFAR images ' in capsys.readouterr().out
+
+
+def test_evaluation_without_an_end_gives_full_batches(folder, run_graph):
+  images, labels = cifar10_input.inputs('test', folder, 7)
+  assert (images.dtype, images.shape) == (tf.float32, [7, 24, 24, 3])
+  assert (labels.dtype, labels.shape) == (tf.int32, [7])
+  expected, classes = numpy_network.read(os.path.join(folder, 'test_batch.bin'))
+  batches = run_graph([images, labels], times=200)
+  np.testing.assert_array_equal(np.concatenate([labels for _, labels in batches]),
+                                np.resize(classes, 1400))
+  np.testing.assert_allclose(batches[14][0], numpy_network.central_crop(
+      np.concatenate([expected[98:], expected[:5]])), atol=1e-4)
+
+
+@pytest.mark.parametrize('part, batch_size', [('test', 1), ('train_eval', 30), ('test', 1000)])
+def test_one_pass_gives_every_image_once_in_order(part, batch_size, small_data_set):
+  files = small_data_set.files(part)
+  expected = [numpy_network.read(path) for path in files]
+  images, labels = _one_pass(files, batch_size)
   np.testing.assert_array_equal(labels, np.concatenate([labels for _, labels in expected]))
-  np.testing.assert_allclose(
-      images, np.concatenate([numpy_network.center(images) for images, _ in expected]), atol=1e-4)
+  np.testing.assert_allclose(images, np.concatenate(
+      [numpy_network.central_crop(images) for images, _ in expected]), atol=1e-4)
 
 
-@pytest.mark.parametrize('batch_size', [1, 7, 128, 10000])
-def test_evaluation_of_10000_images_counts_10000(batch_size, data_dir):
-  folder = os.path.join(data_dir, BIN)
-  _, labels = _one_pass(*cifar10_input.inputs('test', folder, batch_size), batch_size=batch_size)
-  np.testing.assert_array_equal(
-      labels, numpy_network.read(os.path.join(folder, 'test_batch.bin'))[1])
-
-
-def _one_pass(images, labels, batch_size):
+def _one_pass(files, batch_size):
   """Runs the input to its end, as a program that initialises no variables does."""
+  tensors = cifar10_input.evaluation_batches(files, batch_size, one_pass=True)
   batches = []
   with tf.Session() as session:
     coordinator = tf.train.Coordinator()
     threads = tf.train.start_queue_runners(session, coordinator)
     with pytest.raises(tf.errors.OutOfRangeError):
       while True:
-        batches.append(session.run([images, labels]))
+        batches.append(session.run(tensors))
     coordinator.request_stop()
     coordinator.join(threads)
   assert all(len(labels) == batch_size for _, labels in batches[:-1])
   return [np.concatenate(parts) for parts in zip(*batches)]
 
 
-def test_images_go_to_the_image_summary(folder, run_graph):
-  cifar10_input.distorted_inputs(folder, 10)
+def test_multiview_batches_are_ten_crops(small_data_set, pictures, run_graph):
+  images, _ = cifar10_input.evaluation_batches(small_data_set.test_files, 3, multiview=True)
+  assert images.shape == [3, 10, 24, 24, 3]
+  [(batch, expected)] = run_graph([images, cifar10_input.ten_crops(tf.constant(pictures[:3]))])
+  np.testing.assert_allclose(batch, expected, atol=1e-5)
+
+
+def test_images_go_to_the_image_summary(small_data_set, run_graph):
+  cifar10_input.training_batches(small_data_set.train_files, 10, min_queue_examples=10)
   [serialized] = run_graph(tf.summary.merge_all())
   images = [value for value in tf.Summary.FromString(serialized).value
             if value.HasField('image')]
-  assert [value.tag for value in images] == ['input/images/image/%d' % i for i in range(3)]
   assert {(value.image.height, value.image.width) for value in images} == {(24, 24)}
+  assert len(images) == 3
 
 
-def test_unknown_eval_data_is_refused(folder):
-  with pytest.raises(ValueError, match="eval_data must be 'test' or 'train_eval', not 'foo'"):
+@pytest.mark.parametrize('builder', [
+    lambda folder: cifar10_input.distorted_inputs(folder, 4),
+    lambda folder: cifar10_input.inputs('test', folder, 4)])
+def test_input_is_on_the_cpu_wherever_it_is_built(builder, folder):
+  with tf.device('/gpu:0'):
+    builder(folder)
+  assert {op.device for op in tf.get_default_graph().get_operations()} == {'/device:CPU:0'}
+
+
+@pytest.mark.parametrize('builder', [
+    lambda folder: cifar10_input.distorted_inputs(folder, 4),
+    lambda folder: cifar10_input.inputs('train_eval', folder, 4)])
+def test_missing_file_is_a_value_error_that_names_it(builder, folder, tmp_path):
+  shutil.copytree(folder, tmp_path / 'data')
+  (tmp_path / 'data' / 'data_batch_3.bin').unlink()
+  with pytest.raises(ValueError, match='data_batch_3.bin'):
+    builder(str(tmp_path / 'data'))
+  cifar10_input.inputs('test', str(tmp_path / 'data'), 4)  # Needs only its own file.
+
+
+def test_unknown_eval_data_is_a_value_error(folder):
+  with pytest.raises(ValueError, match="'foo'"):
     cifar10_input.inputs('foo', folder, 1)
 
 
-def test_queues_work_from_a_folder_with_spaces_and_umlauts(folder, tmp_path):
+def test_queues_work_from_a_folder_with_spaces_and_umlauts(small_data_set, tmp_path):
   odd = tmp_path / 'Bücher und Bilder'
-  shutil.copytree(folder, odd)
-  _, labels = _one_pass(*cifar10_input.inputs('test', str(odd), 30), batch_size=30)
-  assert len(labels) == 100
-
-
-@pytest.fixture
-def pixels():
-  return np.random.RandomState(0).randint(0, 256, [32, 32, 3]).astype(np.uint8)
-
-
-def _bmp(pixels):
-  """A BMP file of 24 bits a pixel: blue, green, red, from the bottom row to the top one."""
-  height, width, _ = pixels.shape
-  return (struct.pack('<2sIHHI', b'BM', 54 + pixels.size, 0, 0, 54)
-          + struct.pack('<IiiHHIIiiII', 40, width, height, 1, 24, 0, pixels.size, 0, 0, 0, 0)
-          + pixels[::-1, :, ::-1].tobytes())
-
-
-# One red pixel.
-_GIF = (b'GIF89a\x01\x00\x01\x00\x80\x00\x00\xff\x00\x00\x00\x00\x00,\x00\x00\x00\x00\x01\x00\x01'
-        b'\x00\x00\x02\x02D\x01\x00;')
-
-
-def _decoded(run_graph, *contents):
-  [images] = run_graph(cifar10_input.decode_pictures(tf.stack(contents)))
-  assert (images.dtype, images.shape[1:]) == (np.uint8, (32, 32, 3))
-  return images
-
-
-def test_pictures_of_the_size_of_the_data_set_stay_as_they_are(pixels, run_graph):
-  images = _decoded(run_graph, tf.image.encode_png(pixels), tf.constant(_bmp(pixels)),
-                    tf.image.encode_png(pixels[:, :, :1]), tf.constant(_GIF))
-  np.testing.assert_array_equal(images[0], pixels)
-  np.testing.assert_array_equal(images[1], pixels)
-  np.testing.assert_array_equal(images[2], np.repeat(pixels[:, :, :1], 3, axis=2))
-  np.testing.assert_array_equal(images[3], np.broadcast_to(np.uint8([255, 0, 0]), [32, 32, 3]))
-
-
-def test_jpeg_is_nearly_as_it_was(run_graph):
-  smooth = np.broadcast_to(np.uint8(np.linspace(0, 250, 32))[:, np.newaxis, np.newaxis],
-                           [32, 32, 3])
-  [image] = _decoded(run_graph, tf.image.encode_jpeg(smooth, quality=100))
-  np.testing.assert_allclose(image.astype(int), smooth, atol=4)
-
-
-def test_transparent_pictures_lie_on_white(pixels, run_graph):
-  opacity = np.zeros([32, 32, 1], np.uint8)
-  opacity[:16], opacity[16:24] = 255, 51  # 51 / 255 is a fifth.
-  images = _decoded(run_graph, tf.image.encode_png(np.concatenate([pixels, opacity], 2)),
-                    tf.image.encode_png(np.concatenate([pixels[:, :, :1], opacity], 2)))
-  grey = np.repeat(pixels[:, :, :1], 3, axis=2)
-  for image, expected in zip(images, (pixels, grey)):
-    np.testing.assert_array_equal(image[:16], expected[:16])
-    np.testing.assert_allclose(image[16:24], expected[16:24] * 0.2 + 204, atol=0.51)
-    np.testing.assert_array_equal(image[24:], 255)
-
-
-def test_square_in_the_middle_is_scaled(pixels, run_graph):
-  large = np.repeat(np.repeat(pixels, 4, axis=0), 4, axis=1)
-  wide = np.pad(large, [(0, 0), (50, 50), (0, 0)])
-  tall = np.pad(large, [(31, 31), (0, 0), (0, 0)])
-  small = pixels[:8, :8]
-  images = _decoded(run_graph, *map(tf.image.encode_png, (large, wide, tall, small)))
-  for image in images[:3]:
-    np.testing.assert_array_equal(image, pixels)
-  np.testing.assert_array_equal(images[3], np.repeat(np.repeat(small, 4, axis=0), 4, axis=1))
-
-
-# 8x8 pixels of blue, in cyan, magenta, yellow and black.
-_CMYK_JPEG = base64.b64decode(
-    '/9j/7gAOQWRvYmUAZAAAAAAA/9sAQwAQCwwODAoQDg0OEhEQExgoGhgWFhgxIyUdKDozPTw5Mzg3QEhcTkBEV0U3OFBt'
-    'UVdfYmdoZz5NcXlwZHhcZWdj/8AAFAgACAAIBEMRAE0RAFkRAEsRAP/EABQAAQAAAAAAAAAAAAAAAAAAAAf/xAAUEAEA'
-    'AAAAAAAAAAAAAAAAAAAA/9oADgRDAE0AWQBLAAA/AD8fkAgP/9k=')
-
-# Of the red pixel a second frame follows, of the other colour: black.
-_ANIMATED_GIF = _GIF[:-1] + b',\0\0\0\0\1\0\1\0\0\2\2L\1\0;'
-
-
-@pytest.mark.parametrize('contents, colour', [
-    (_CMYK_JPEG, [0, 0, 255]), (_ANIMATED_GIF, [255, 0, 0])])
-def test_unusual_picture_has_its_colour(contents, colour, run_graph):
-  [image] = _decoded(run_graph, tf.constant(contents))
-  np.testing.assert_allclose(image, np.broadcast_to(colour, [32, 32, 3]), atol=4)
-
-
-def test_sixteen_bits_become_eight(pixels, run_graph):
-  fine = pixels.astype(np.uint16) * 256 + 77
-  [image] = _decoded(run_graph, tf.image.encode_png(fine))
-  np.testing.assert_array_equal(image, pixels)
-
-
-@pytest.mark.parametrize('height, width', [(1, 1), (1, 500), (500, 1), (31, 33), (1000, 700)])
-def test_picture_of_one_colour_stays_so_at_any_size(height, width, run_graph):
-  [image] = _decoded(run_graph, tf.image.encode_png(np.full([height, width, 3], 99, np.uint8)))
-  np.testing.assert_array_equal(image, 99)
+  odd.mkdir()
+  shutil.copy(small_data_set.test_files[0], odd)
+  assert len(_one_pass([str(odd / 'test_batch.bin')], 30)[1]) == 100

@@ -1,44 +1,55 @@
 import contextlib
+import re
 import types
 
 import pytest
 import tensorflow.compat.v1 as tf
 
-import cifar10_session
+from cifar10_support import session as training
 import cifar10_train
 
-FLAGS = cifar10_train.FLAGS
+FLAGS = tf.app.flags.FLAGS
 
 
 @pytest.fixture(autouse=True)
 def flags(tmp_path, monkeypatch, small_data_dir):
   monkeypatch.chdir(tmp_path)
-  FLAGS(['cifar10_train.py', '--data_dir=' + small_data_dir, '--batch_size=4', '--max_steps=2'])
+  FLAGS(['cifar10_train.py', '--data_dir=' + small_data_dir, '--batch_size=4', '--max_steps=2',
+         '--min_queue_examples=50', '--log_frequency=1'])
 
 
-def test_training_updates_the_weights_and_saves_them(tmp_path):
+@pytest.mark.parametrize('flag, default', [
+    ('train_dir', 'cifar10/train'), ('log_frequency', 10), ('log_device_placement', False)])
+def test_default_is_the_tutorials(flag, default):
+  assert FLAGS[flag].default == default
+
+
+def test_training_updates_the_weights_logs_and_saves(tmp_path, capsys):
   cifar10_train.main()
   start, end = (tf.train.load_checkpoint(str(tmp_path / 'cifar10/train/model.ckpt-%d') % step)
                 for step in (0, 2))
   assert end.get_tensor('global_step') == 2
   for key in ('conv1/weights', 'softmax_linear/biases', 'conv2/weights/ExponentialMovingAverage'):
     assert (start.get_tensor(key) != end.get_tensor(key)).any()
+  time = r'\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{6}'
+  shape = time + r': step %d, loss = \d\.\d\d \(\d+\.\d examples/sec; \d+\.\d{3} sec/batch\)'
+  lines = capsys.readouterr().out.splitlines()
+  for step in (0, 1):
+    assert [line for line in lines if re.fullmatch(shape % step, line)], lines
 
 
-def test_input_is_on_the_cpu_and_the_network_where_tensorflow_puts_it(monkeypatch):
+def test_input_is_on_the_cpu_and_the_network_where_tensorflow_puts_it(monkeypatch, small_data_set):
   graphs = []
 
   @contextlib.contextmanager
-  def no_session(loss, examples_per_step, replica):
+  def no_session(loss, examples_per_step, classes):
+    assert (examples_per_step, classes) == (4, small_data_set.classes)
     graphs.append(loss.graph)
-    assert (examples_per_step, replica) == (4, None)
     yield types.SimpleNamespace(should_stop=lambda: True)
 
-  monkeypatch.setattr(cifar10_session, 'training_session', no_session)
-  cifar10_train.train()
+  monkeypatch.setattr(training, 'training_session', no_session)
+  cifar10_train.train(small_data_set)
   [graph] = graphs
-  devices = {op.name.split('/')[0]: set() for op in graph.get_operations()}
-  for op in graph.get_operations():
-    devices[op.name.split('/')[0]].add(op.device)
-  assert devices['input'] == {'/device:CPU:0'}
-  assert graph.get_operation_by_name('conv1/Conv2D').device == ''
+  operations = graph.get_operations()
+  assert {op.device for op in operations if op.name.startswith('input/')} == {'/device:CPU:0'}
+  assert {op.device for op in operations if op.type.startswith('Conv2D')} == {''}

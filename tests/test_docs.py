@@ -1,45 +1,98 @@
-"""What the pages for people refer to."""
+"""What the pages for people refer to: the files that they link to, the commands that they show."""
 
+import ast
+import functools
+import glob
 import os
 import re
 
 import pytest
 
-from conftest import ROOT
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+PAGES = ['README.md', 'cifar10/README.md', 'cifar10/trained/README.md'] + sorted(
+    'docs/' + os.path.basename(path) for path in glob.glob(os.path.join(ROOT, 'docs', '*.md')))
 
 
-@pytest.mark.parametrize('page', [
-    'README.md', 'cifar10/README.md', 'cifar10/trained/README.md', 'docs/reliability.md',
-    'docs/results.md', 'docs/scaling.md', 'docs/speed.md', 'docs/tutorial.md'])
-def test_pictures_and_files_that_a_page_names_are_there(page):
-  path = os.path.join(ROOT, page)
-  with open(path, encoding='utf-8') as text:
-    links = re.findall(r'\]\((?!https?:)([^):#]+)', text.read())
-  assert links
-  assert [link for link in links
-          if not os.path.exists(os.path.join(os.path.dirname(path), link))] == []
+def _text(page):
+  with open(os.path.join(ROOT, page), encoding='utf-8') as text:
+    return text.read()
 
 
-def test_tests_that_hold_the_promises_are_there():
-  with open(os.path.join(ROOT, 'docs', 'reliability.md'), encoding='utf-8') as text:
-    sections = text.read().split('\n## ')
-  count = 0
-  for section in sections:
-    of_section = file = None
-    for line in section.splitlines():
-      file = of_section or file
-      for name, ending in re.findall(r'`(test_\w+)(\.py|\.\.\.|)`', line):
-        if ending == '.py':
-          file = name
-        else:
-          assert [test for test in _tests(file) if test == name or ending and test.startswith(name)]
-          count += 1
-      if not line.startswith('|'):
-        of_section = file
-  assert count > 50
+def _commands(page):
+  """Returns (script, flags) of each `python` command, the script's path relative to the project."""
+  commands = []
+  for program, rest in re.findall(r'python3? (-m \w+|[\w./]+\.py)([^`\n&|;]*)', _text(page)):
+    script = re.sub(r'-m (\w+)', r'\1/__main__.py', program)
+    commands.append((script, re.findall(r'--(\w+)', rest)))
+  return [(script, flags) for script, flags in commands
+          if script not in ('venv/__main__.py', 'pytest/__main__.py')]
 
 
-def _tests(file):
-  """Returns the names of the tests in a file."""
-  with open(os.path.join(ROOT, 'tests', file + '.py'), encoding='utf-8') as source:
-    return re.findall(r'^def (test_\w+)', source.read(), re.MULTILINE)
+def _source(module):
+  """Returns the path of a module of the project, or None."""
+  path = os.path.join(ROOT, *module.split('.'))
+  return next((name for name in (path + '.py', os.path.join(path, '__init__.py'))
+               if os.path.exists(name)), None)
+
+
+@functools.lru_cache(maxsize=None)
+def _parsed(path):
+  """Returns the flags that a file defines, and the paths of the modules whose flags it knows."""
+  with open(path, encoding='utf-8') as source:
+    text = source.read()
+  # A benchmark may hand flags that it does not know to a script, which it names.
+  hands_flags_on = 'parse_known_args' in text
+  flags, modules = set(), set()
+  for node in ast.walk(ast.parse(text)):
+    if isinstance(node, ast.Call):
+      name = getattr(node.func, 'attr', getattr(node.func, 'id', ''))
+      if name.startswith('DEFINE') or name == 'add_argument':
+        flags.update(argument.value.lstrip('-') for argument in node.args[:1]
+                     if isinstance(argument, ast.Constant))
+    elif isinstance(node, ast.Import):
+      modules.update(alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+      modules.update(['%s.%s' % (node.module, alias.name) for alias in node.names], [node.module])
+    elif isinstance(node, ast.Constant) and hands_flags_on and str(node.value).endswith('.py'):
+      modules.add(node.value[:-len('.py')])
+  return flags, {_source(module) for module in modules} - {None}
+
+
+def _known_flags(script):
+  """Returns the flags that a script and all modules that it imports define."""
+  flags, paths, todo = set(), set(), {os.path.join(ROOT, script)}
+  while todo:
+    paths |= todo
+    parsed = [_parsed(path) for path in todo]
+    flags.update(*(own for own, _ in parsed))
+    todo = set().union(*(imported for _, imported in parsed)) - paths
+  return flags
+
+
+@pytest.mark.parametrize('page', PAGES)
+def test_files_that_a_page_links_to_exist(page):
+  folder = os.path.join(ROOT, os.path.dirname(page))
+  links = re.findall(r'\]\((?!https?:|#)([^)#\s]+)', _text(page))
+  links += re.findall(r'(?:src|href)="(?!https?:|#)([^"#]+)', _text(page))
+  assert [link for link in links if not os.path.exists(os.path.join(folder, link))] == []
+
+
+@pytest.mark.parametrize('page', PAGES)
+def test_scripts_that_a_page_runs_exist(page):
+  assert [script for script, _ in _commands(page)
+          if not os.path.exists(os.path.join(ROOT, script))] == []
+
+
+@pytest.mark.parametrize('page', PAGES)
+def test_flags_that_a_page_gives_are_those_of_the_script(page):
+  # Both --name and --noname are the flags of a boolean.
+  unknown = [(script, flag) for script, given in _commands(page) for flag in given
+             if not {flag, re.sub('^no', '', flag)} & _known_flags(script)]
+  assert unknown == []
+
+
+def test_commands_are_found():
+  # Without which the tests above would compare nothing.
+  assert len(_commands('docs/tutorial.md')) > 10
+  assert any(flags for _, flags in _commands('README.md'))

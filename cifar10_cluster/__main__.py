@@ -1,0 +1,77 @@
+"""Trains the network on a cluster. Run this command with the same flags on every machine that the
+environment variable TF_CONFIG names: it trains there, serves the variables, or evaluates.
+
+  python -m cifar10_cluster
+
+docs/scaling.md shows how to set TF_CONFIG, by hand or through Kubernetes. The checkpoints are those
+of cifar10_train.py, and each resumes the other's runs.
+"""
+
+from cifar10_support import console
+from cifar10_support import session as training
+from cifar10_support import settings
+from cifar10_support import signals
+from cifar10_support import tf_setup
+
+import os
+import sys
+
+import tensorflow.compat.v1 as tf
+
+import cifar10
+import cifar10_eval
+from cifar10_cluster import parameter_server
+from cifar10_cluster import replica as replicas
+from cifar10_cluster import tf_config
+
+FLAGS = tf.app.flags.FLAGS
+
+if __name__ == '__main__':  # Messages begin with the name of the program: not __main__.py.
+  sys.argv[0] = os.path.dirname(sys.argv[0])
+
+for module in (training, cifar10, tf_config, cifar10_eval):  # For --help.
+  tf.app.flags.adopt_module_key_flags(module)
+
+
+def train(replica, data_set):
+  """Builds the graph of a replica and trains until the job ends.
+
+  Args:
+    replica: a `replica.Replica`.
+    data_set: a `dataset.DataSet`, see `cifar10.maybe_download_and_extract`.
+  """
+  with tf.Graph().as_default(), replica.placement():
+    global_step = tf.train.get_or_create_global_step()
+
+    images, labels = cifar10.distorted_inputs(data_set)
+    with tf.variable_scope(tf.get_variable_scope(), custom_getter=tf_setup.read_once):
+      logits = cifar10.inference(images)
+    loss = cifar10.loss(logits, labels)
+    train_op = replica.train(loss, global_step)
+
+    with replica.session(loss, data_set.classes) as session:
+      while not session.should_stop():
+        session.run(train_op)
+
+
+def main(argv=None):
+  """Does this task's work; `argv` is what `tf.app.run` would pass, and is not used."""
+  cluster = tf_config.from_environment()
+  if cluster.job == 'ps':
+    parameter_server.serve(cluster)
+  elif cluster.job == 'evaluator':
+    FLAGS.checkpoint_dir = FLAGS.train_dir  # The run that the same flags train.
+    cifar10_eval.main(patience_secs=FLAGS.save_checkpoint_secs + FLAGS.peer_timeout_secs)
+  else:
+    with settings.from_flags(cifar10):
+      training.checked_train_dir()  # Before anything is downloaded for it.
+      data_set = cifar10.maybe_download_and_extract()
+      with signals.StopSignals() as stop_signals:
+        replica = replicas.Replica(cluster, stop_signals)
+        with replica.running():
+          train(replica, data_set)
+
+
+if __name__ == '__main__':
+  tf_setup.use_graph_mode()
+  console.run(main)

@@ -1,0 +1,86 @@
+"""Everything around a graph that is not the graph. Skip this folder on your first reading.
+
+  console      flags, --help, one-line errors, progress
+  settings     the flags that several scripts share, and the constants of `cifar10` that they set
+  tf_setup     graph mode, session settings, devices, bfloat16, TensorFlow's errors in plain words
+  dataset      find, verify or download CIFAR-10; synthetic: a generated stand-in for it
+  pictures     your own pictures as 32x32 images
+  files        one process at a time in a folder; files that appear whole or not at all
+  runs         a run's directory and its run.json
+  checkpoints  which is the latest whole one, does it fit; restore: evaluation's side of that
+  session      `training_session`: log, checkpoints, summaries, stopping; signals: Ctrl-C that saves
+  summaries    what TensorBoard shows beyond a plain `tf.summary` call
+
+Importing this package imports TensorFlow without its chatter: about a hundred lines on processor
+features, missing GPU drivers and deprecations. `TF_CPP_MIN_LOG_LEVEL=0` brings them back.
+It also turns on oneDNN's convolutions on every x86 processor; TensorFlow itself does so only where
+it finds AVX-512, but they are faster without it too. `TF_ENABLE_ONEDNN_OPTS=0` turns them off.
+"""
+
+import contextlib
+import os
+import platform
+import signal
+import sys
+import tempfile
+import threading
+
+
+@contextlib.contextmanager
+def _stderr_held_back():
+  """Holds back what is written to standard error, and shows it only if the body fails."""
+  with contextlib.ExitStack() as stack:
+    try:
+      stderr = os.dup(2)
+      stack.callback(os.close, stderr)
+      held = stack.enter_context(tempfile.TemporaryFile())
+    except OSError:  # Standard error is closed (`2>&-`), or there is no room for a temporary file.
+      yield
+      return
+    os.dup2(held.fileno(), 2)
+    try:
+      yield
+    except BaseException:
+      held.seek(0)
+      os.write(stderr, held.read())
+      raise
+    finally:
+      os.dup2(stderr, 2)
+
+
+@contextlib.contextmanager
+def _quiet_ctrl_c():
+  """Lets Ctrl-C end the process without the traceback of whatever was being imported."""
+  is_ours = (signal.getsignal(signal.SIGINT) is signal.default_int_handler
+             and threading.current_thread() is threading.main_thread())
+  if is_ours:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+  try:
+    yield
+  finally:
+    if is_ours:
+      signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _import_tensorflow():
+  if platform.machine() in ('x86_64', 'AMD64'):
+    os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '1')
+  if os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3') != '3':
+    import tensorflow.compat.v1  # noqa: F401
+    return
+  # TensorFlow's libraries log while they load, before anything reads that variable, and straight to
+  # the file descriptor.
+  with _stderr_held_back():
+    import tensorflow.compat.v1 as tf
+  tf.logging.set_verbosity(tf.logging.ERROR)
+
+
+if 'tensorflow' not in sys.modules:
+  try:
+    with _quiet_ctrl_c():
+      _import_tensorflow()
+  except ModuleNotFoundError as error:
+    if error.name != 'tensorflow':
+      raise
+    sys.exit('%s has no TensorFlow: activate the virtual environment that has it '
+             '(. .venv/bin/activate), or install it here (pip install -e .).' % sys.executable)

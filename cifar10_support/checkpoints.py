@@ -1,0 +1,168 @@
+"""The checkpoints of a run: which is the latest whole one, does it fit this graph, restore it.
+
+The file `checkpoint` names the latest one and those before it; `model.ckpt-N.index` and
+`model.ckpt-N.data-*` are the one of step N. Before 2016 it was a single file, `model.ckpt-N`.
+"""
+
+import collections
+import errno
+import os
+import re
+
+import tensorflow.compat.v1 as tf
+
+from cifar10_support import tf_setup
+from cifar10_support.console import UserError
+
+_ON_DISK = re.compile(r'(model\.ckpt-\d+)(\.index)?')
+
+# What the file system says of files that are gone or on a failing disk. Anything else, such as
+# missing permissions, may pass, and is no reason to fall back on an older checkpoint.
+_LOST = {os.strerror(code) for code in (
+    errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EIO, errno.ESTALE)}
+
+
+class Damaged(UserError):
+  """A checkpoint is missing, or can never be read."""
+
+
+class Checkpoint(collections.namedtuple('Checkpoint', 'path step contents')):
+  """A checkpoint that was read and is whole.
+
+  Fields:
+    path: such as `cifar10/train/model.ckpt-100`.
+    step: the step it was taken after, an integer, or None if it does not tell.
+    contents: a dictionary from its keys to (dtype, shape).
+  """
+
+
+def paths(directory):
+  """Lists the checkpoints of a directory, the one to use first.
+
+  First comes the one that the file `checkpoint` names as the latest: it may be an older one that
+  somebody chose. That file may be missing, and its paths may be absolute and those of another
+  place from which the run was moved; only the names in it count.
+
+  Args:
+    directory: path of a directory; it need not exist.
+
+  Returns:
+    A list of paths, such as `cifar10/train/model.ckpt-100`.
+
+  Raises:
+    UserError: the directory cannot be read.
+  """
+  try:
+    matches = [_ON_DISK.fullmatch(name) for name in os.listdir(directory)]
+  except FileNotFoundError:
+    return []
+  except OSError as error:
+    raise UserError('%s cannot be read: %s.' % (directory, error.strerror)) from error
+  names = sorted({match.group(1) for match in matches if match}, key=_step_in, reverse=True)
+  try:
+    state = tf.train.get_checkpoint_state(directory)
+  except (ValueError, tf.errors.OpError):
+    state = None
+  if state:
+    latest = os.path.basename(state.model_checkpoint_path)
+    names = [latest] + [name for name in names if name != latest]
+  return [os.path.join(directory, name) for name in names]
+
+
+def _step_in(path):
+  """Returns the step that a checkpoint's name ends in, or None."""
+  match = re.search(r'-(\d+)$', path)
+  return match and int(match.group(1))
+
+
+def latest_whole(directory):
+  """Reads the latest checkpoint; a damaged one is passed over for the one before, with a line.
+
+  Returns:
+    A `Checkpoint`, or None if the directory has none.
+
+  Raises:
+    Damaged: all are damaged.
+    UserError: one cannot be read as things are, see `read`.
+  """
+  damaged = None
+  for path in paths(directory):
+    try:
+      return read(path)
+    except Damaged as error:
+      print('%s Trying the one before it.' % error)
+      damaged = error
+  if damaged:
+    raise Damaged('%s has no checkpoint that can be read: put a good copy there, or name another '
+                  'directory.' % directory) from damaged
+  return None
+
+
+def read(path):
+  """Reads a whole checkpoint, which compares its checksums.
+
+  Returns:
+    A `Checkpoint`.
+
+  Raises:
+    Damaged: it is missing, or can never be read.
+    UserError: it cannot be read as things are: its permissions forbid it, say.
+  """
+  if not tf.train.checkpoint_exists(path):
+    raise Damaged('%s is missing.' % path)
+  try:
+    reader = tf.train.load_checkpoint(path)
+    dtypes = reader.get_variable_to_dtype_map()
+    step, contents = _step_in(path), {}
+    for key, shape in reader.get_variable_to_shape_map().items():
+      contents[key] = dtypes[key].base_dtype, shape
+      value = reader.get_tensor(key)
+      if key == 'global_step':
+        step = int(value)
+    return Checkpoint(path, step, contents)
+  except (tf.errors.OpError, ValueError, IndexError) as error:
+    path_and_reason = tf_setup.file_error(error)
+    if path_and_reason and path_and_reason[1] not in _LOST:
+      raise UserError('%s cannot be read: %s.' % path_and_reason) from error
+    raise Damaged('%s is damaged (%s).' % (path, error)) from error
+
+
+def check_fits(checkpoint, variables):
+  """Checks that a checkpoint has the values of some variables.
+
+  Args:
+    checkpoint: a `Checkpoint`.
+    variables: a dictionary from keys to the variables to restore.
+
+  Raises:
+    UserError: it was taken of another network; the message names the first key that does not fit.
+  """
+  for key, variable in sorted(variables.items()):
+    here = variable.dtype.base_dtype, variable.shape.as_list()
+    there = checkpoint.contents.get(key)
+    if there != here:
+      raise UserError('%s does not fit this network: %s %s there, and %s here. Name another '
+                      'directory, or give the flags of that run (they are in its run.json).'
+                      % (checkpoint.path, key, _described(there), _described(here)))
+
+
+def _described(contents):
+  if contents is None:
+    return 'is missing'
+  dtype, shape = contents
+  return 'is %s of shape %s' % (dtype.name, shape)
+
+
+def restore(session, saver, checkpoint):
+  """Restores variables from a `Checkpoint` that fits.
+
+  Raises:
+    Damaged: it has vanished since it was read.
+    tf.errors.OpError: it cannot be restored for another reason, such as too little memory.
+  """
+  try:
+    saver.restore(session, checkpoint.path)
+  except (tf.errors.OpError, ValueError) as error:
+    if tf.train.checkpoint_exists(checkpoint.path):
+      raise
+    raise Damaged('%s has vanished.' % checkpoint.path) from error

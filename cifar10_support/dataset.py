@@ -1,0 +1,267 @@
+"""The data set on disk: where it is, whether it is whole, and how to get it.
+
+CIFAR-10 has 60,000 colour images of 32x32 pixels in ten classes. Its binary version is six files
+of 10,000 records. A record is 3,073 bytes: the label (0 to 9), then the red, the green and the blue
+plane, each row by row (https://www.cs.toronto.edu/~kriz/cifar.html).
+"""
+
+import collections
+import hashlib
+import os
+import shutil
+import tarfile
+
+import numpy as np
+from six.moves import http_client
+from six.moves import urllib
+
+from cifar10_support import files
+from cifar10_support import synthetic
+from cifar10_support.console import Progress
+from cifar10_support.console import UserError
+
+IMAGE_SIZE = 32  # Pixels on a side, in the files.
+IMAGE_DEPTH = 3
+RECORD_BYTES = 1 + IMAGE_DEPTH * IMAGE_SIZE * IMAGE_SIZE
+
+FOLDER = 'cifar-10-batches-bin'
+TRAIN_FILES = ['data_batch_%d.bin' % i for i in range(1, 6)]
+TEST_FILE = 'test_batch.bin'
+_NAMES = {'train_eval': TRAIN_FILES, 'test': [TEST_FILE]}
+
+CLASSES_FILE = 'batches.meta.txt'
+CLASSES = ('airplane', 'automobile', 'bird', 'cat', 'deer', 'dog', 'frog', 'horse', 'ship', 'truck')
+
+DATA_URL = 'https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz'
+ARCHIVE = 'cifar-10-binary.tar.gz'
+# The archive is the one whose MD5 that page gives as c32a1d4ab5d03f1284b67883e8d87530.
+ARCHIVE_SHA256 = 'c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd'
+
+STALLED_SECS = 30  # After this long without a byte, a download has failed.
+
+_TEXT = bytes(range(0x20, 0x7f)) + b'\t\n\r'
+
+
+class DataError(UserError, ValueError):
+  """The data set is missing, damaged, or cannot be had.
+
+  For a missing file the original raised ValueError, which programs catch.
+  """
+
+
+class DataSet(collections.namedtuple(
+    'DataSet', ['train_files', 'test_files', 'num_train', 'num_test', 'classes'])):
+  """A verified data set.
+
+  Attributes:
+    train_files, test_files: lists of paths, in order.
+    num_train, num_test: the numbers of images in them.
+    classes: a tuple of names, one for each label.
+  """
+
+  def files(self, eval_data):
+    """Returns the paths of one part, 'test' or 'train_eval' (the training images)."""
+    return {'test': self.test_files, 'train_eval': self.train_files}[eval_data]
+
+  def num_examples(self, eval_data):
+    """Returns the number of images in one part, 'test' or 'train_eval'."""
+    return {'test': self.num_test, 'train_eval': self.num_train}[eval_data]
+
+  def read_images(self, eval_data, indices):
+    """Reads single images, without a graph.
+
+    Args:
+      eval_data: 'test' or 'train_eval'.
+      indices: which images, counted from 0 through the files of that part.
+
+    Returns:
+      uint8 of shape [len(indices), 32, 32, 3].
+    """
+    paths = self.files(eval_data)
+    # The index of each file's first image, and the number of all.
+    firsts = np.cumsum([0] + [os.path.getsize(path) // RECORD_BYTES for path in paths])
+    planes = []
+    for index in indices:
+      i = np.searchsorted(firsts, index, side='right') - 1
+      planes.append(np.fromfile(paths[i], np.uint8, RECORD_BYTES - 1,
+                                offset=(index - firsts[i]) * RECORD_BYTES + 1))
+    return np.reshape(planes, [-1, IMAGE_DEPTH, IMAGE_SIZE, IMAGE_SIZE]).transpose(0, 2, 3, 1)
+
+
+def prepare(data_dir, url, num_classes):
+  """Verifies the data set in a directory; gets it first if there is none.
+
+  It comes from the official archive: a copy that you have put into `data_dir`, or a download.
+
+  Args:
+    data_dir: path of the directory, made if it does not exist. It holds the `.bin` files or a
+      folder `cifar-10-batches-bin` with them.
+    url: where to download the archive from, or `synthetic.URL` for generated images.
+    num_classes: how many classes the labels may name.
+
+  Returns:
+    A `DataSet`.
+
+  Raises:
+    DataError: a file is missing or damaged, or the data set cannot be downloaded or written.
+  """
+  def fill(folder):
+    if url == synthetic.URL:
+      synthetic.make_data_set(folder)
+      return
+    archive = os.path.join(data_dir, ARCHIVE)
+    if os.path.isfile(archive):
+      print('Unpacking %s' % archive)
+      source, remedy = archive, 'Replace it with a good copy, or move it away to download one.'
+    else:
+      archive = os.path.join(folder, ARCHIVE)
+      print('Downloading CIFAR-10 (170 MB) from %s' % url)
+      with open(archive, 'wb') as out:
+        out.writelines(_download(url))
+      source, remedy = url, 'Try again later, or name another source with --data_url.'
+    with open(archive, 'rb') as contents:
+      digest = hashlib.sha256(contents.read()).hexdigest()
+    if digest != ARCHIVE_SHA256:
+      raise DataError('%s is not the whole official archive (%d bytes, SHA-256 %s). %s'
+                      % (source, os.path.getsize(archive), digest, remedy))
+    with tarfile.open(archive) as tar:
+      tar.extractall(folder)
+
+  if not locate(data_dir):
+    make(data_dir, fill)
+  return find(data_dir, num_classes)
+
+
+def find(data_dir, num_classes, parts=('train_eval', 'test')):
+  """Verifies the data set, or parts of it, in a directory.
+
+  Args:
+    data_dir: path of the directory, see `prepare`.
+    num_classes: how many classes the labels may name.
+    parts: the parts to verify, 'train_eval' and 'test'.
+
+  Returns:
+    A `DataSet`, in which any other part is empty.
+
+  Raises:
+    DataError: a file is missing or damaged.
+  """
+  folder = locate(data_dir) or os.path.join(data_dir, FOLDER)
+  paths = {part: [os.path.join(folder, name) for name in _NAMES[part]] if part in parts else []
+           for part in _NAMES}
+  counts = {part: sum(_verify(path, num_classes) for path in paths[part]) for part in _NAMES}
+  return DataSet(paths['train_eval'], paths['test'], counts['train_eval'], counts['test'],
+                 _class_names(os.path.join(folder, CLASSES_FILE), num_classes))
+
+
+def default_classes(num_classes):
+  """Returns the names of the classes where no file tells them."""
+  return CLASSES if num_classes == 10 else tuple('class %d' % i for i in range(num_classes))
+
+
+def locate(data_dir):
+  """Returns the folder with the `.bin` files, `FOLDER` in `data_dir` or `data_dir`, or None."""
+  for folder in (os.path.join(data_dir, FOLDER), data_dir):
+    if any(os.path.exists(os.path.join(folder, name)) for name in TRAIN_FILES + [TEST_FILE]):
+      return folder
+  return None
+
+
+def make(data_dir, fill):
+  """Makes a data set in a directory: it appears whole or not at all.
+
+  If several processes want to, one makes it and the others wait. One that is there stays.
+
+  Args:
+    data_dir: path of the directory, made if it does not exist.
+    fill: a function that makes the folder `FOLDER`, with the files, in a temporary directory whose
+      path it gets.
+
+  Raises:
+    DataError: it cannot be written.
+  """
+  try:
+    os.makedirs(data_dir, exist_ok=True)
+    with files.locked(data_dir, when_busy=lambda: print(
+        'Waiting for another process that is making the data set in %s' % data_dir)):
+      if locate(data_dir):
+        return
+      folder = os.path.join(data_dir, FOLDER)
+      if os.path.exists(folder):
+        raise DataError('%s holds no data set. Move it away, then run the same command again.'
+                        % folder)
+      unfinished = os.path.join(data_dir, '.unfinished')
+      # What a killed process left: we have the lock, so nobody is at work there.
+      shutil.rmtree(unfinished, ignore_errors=True)
+      os.mkdir(unfinished)
+      try:
+        fill(unfinished)
+        files.publish(os.path.join(unfinished, FOLDER), folder)
+      finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+  except OSError as error:
+    raise DataError('Cannot write the data set to %s (%s). It takes 350 MB of free space and write '
+                    'permission there.' % (data_dir, error.strerror)) from error
+
+
+def _download(url):
+  """Yields what is at a URL, block by block."""
+  try:
+    with urllib.request.urlopen(url, timeout=STALLED_SECS) as response:
+      length, done = int(response.headers.get('Content-Length', 0)), 0
+      with Progress('Downloading', length, 'MB', scale=10**6) as progress:
+        while block := response.read(1 << 16):
+          yield block
+          done += len(block)
+          progress.update(done)
+  # A ValueError is a malformed address or header.
+  except (OSError, ValueError, http_client.HTTPException) as error:
+    raise DataError('Downloading %s failed (%s). Try again later, name a copy of the archive with '
+                    '--data_url=file://PATH or a directory that has the data set with --data_dir, '
+                    'or start with --synthetic, which needs no network.'
+                    % (url, error or type(error).__name__)) from error
+
+
+def _verify(path, num_classes):
+  """Returns the number of records in a file, or raises DataError."""
+  if not os.path.isfile(path):
+    raise _damaged(path, 'is not a file' if os.path.exists(path) else 'is missing')
+  try:
+    # Read, not memory-mapped: if the disk fails, a map ends the process without a word.
+    with open(path, 'rb') as file:
+      contents = file.read()
+  except OSError as error:
+    raise _damaged(path, 'cannot be read (%s)' % error.strerror) from error
+  if not contents:
+    raise _damaged(path, 'is empty')
+  size, labels = len(contents), np.frombuffer(contents, np.uint8)[::RECORD_BYTES]
+  # A saved web page, say. Its first byte, '<', would be label 60.
+  if labels[0] >= num_classes and not contents[:RECORD_BYTES].translate(None, _TEXT):
+    raise _damaged(path, 'is a text file')
+  if size % RECORD_BYTES:
+    # CIFAR-100, which is easily mistaken for CIFAR-10, has two labels in a record.
+    reason = 'from CIFAR-100' if size % (RECORD_BYTES + 1) == 0 else 'cut off, or of another format'
+    raise _damaged(path, 'has %d bytes, which is not a multiple of %d: it is %s'
+                   % (size, RECORD_BYTES, reason))
+  wrong = np.flatnonzero(labels >= num_classes)
+  if wrong.size:
+    raise _damaged(path, 'has label %d in record %d, but labels go from 0 to %d'
+                   % (labels[wrong[0]], wrong[0], num_classes - 1))
+  return len(labels)
+
+
+def _class_names(path, num_classes):
+  if not os.path.exists(path):
+    return default_classes(num_classes)
+  # Some editors begin a file with a byte-order mark, which utf-8-sig drops.
+  with open(path, encoding='utf-8-sig', errors='replace') as lines:
+    names = tuple(line.strip() for line in lines if line.strip())
+  if len(names) != num_classes:
+    raise DataError('%s names %d classes, not %d. Write one name a line into it, or delete it.'
+                    % (path, len(names), num_classes))
+  return names
+
+
+def _damaged(path, problem):
+  return DataError('%s %s. Replace it, move its folder away to get the data set again, or name '
+                   'another one with --data_dir.' % (path, problem))

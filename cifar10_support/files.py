@@ -1,0 +1,92 @@
+"""One process at a time in a folder; files that appear whole or not at all."""
+
+import contextlib
+import os
+import time
+
+try:
+  import fcntl
+except ImportError:  # Windows.
+  fcntl = None
+  import msvcrt
+
+
+@contextlib.contextmanager
+def locked(folder, when_busy):
+  """Keeps out other processes that lock the same folder.
+
+  On a network file system the lock may keep out only processes of the same machine, or none.
+
+  Args:
+    folder: path of a folder.
+    when_busy: called if another process has the lock; if it returns, we wait for that process.
+
+  Yields:
+    A function that returns whether the locked folder is still the one at that path. If it was moved
+    or deleted, another process may be working in a new one there.
+  """
+  path = folder if fcntl else os.path.join(folder, '.lock')  # Windows cannot open a folder.
+  descriptor = os.open(path, os.O_RDONLY if fcntl else os.O_RDWR | os.O_CREAT)
+
+  def is_in_place():
+    try:
+      return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except OSError:
+      return False
+
+  try:
+    try:
+      _lock(descriptor, wait=False)
+    except BlockingIOError:
+      when_busy()
+      _lock(descriptor, wait=True)
+    except OSError:
+      pass  # This file system has no locks.
+    yield is_in_place
+  finally:
+    os.close(descriptor)  # Which unlocks; so does the end of the process, however it comes.
+
+
+def _lock(descriptor, wait):
+  if fcntl:
+    fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    return
+  while True:
+    try:
+      return msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+    except PermissionError as error:
+      if not wait:
+        raise BlockingIOError from error
+    time.sleep(0.1)  # LK_LOCK, which waits, would give up after ten seconds.
+
+
+def publish(source, target):
+  """Gives a file, or a folder of files, its name once all of it is on the disk.
+
+  In any other order, a power cut could leave the name with nothing behind it.
+
+  Args:
+    source: its path so far.
+    target: the path to give it, on the same file system; it replaces a file there.
+  """
+  paths = [source] + [os.path.join(folder, name) for folder, folders, names in os.walk(source)
+                      for name in folders + names]
+  for path in reversed(paths):
+    _flush(path)
+  os.replace(source, target)
+  _flush(os.path.dirname(target) or '.')
+
+
+def _flush(path):
+  """Waits until a file, or a folder's list of files, is on the disk."""
+  is_folder = os.path.isdir(path)
+  try:
+    # Windows flushes only what is open for writing.
+    descriptor = os.open(path, os.O_RDONLY if is_folder else os.O_RDWR)
+    try:
+      os.fsync(descriptor)
+    finally:
+      os.close(descriptor)
+  except OSError:
+    if not is_folder:  # Windows cannot open a folder, and some file systems cannot flush one.
+      raise

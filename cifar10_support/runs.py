@@ -1,0 +1,173 @@
+"""A run on disk: its directory, who may work in it, and how it was started.
+
+Beside TensorFlow's checkpoints and event files a run has `run.json`: `flags`, `classes` (the data
+set's), `tensorflow` (the version) and `started` of its last start, and under `earlier` the same of
+the starts before that.
+"""
+
+import contextlib
+import datetime
+import json
+import os
+
+import tensorflow.compat.v1 as tf
+
+from cifar10_support import files
+from cifar10_support.console import UserError
+
+_RECORD = 'run.json'
+
+
+def check_directory(path, flag):
+  """Checks that a path can be a run's directory, whether it exists or not.
+
+  Raises:
+    UserError: it cannot; the message names the flag.
+  """
+  if not path:
+    raise UserError('--%s is empty: name a directory.' % flag)
+  if '://' in path:
+    raise UserError('%s is a URL: name a directory on this machine with --%s.' % (path, flag))
+  if set(path) & set('*?[\\') or not path.isprintable():
+    raise UserError('%r has characters that TensorFlow cannot take in a path: name another '
+                    'directory with --%s.' % (path, flag))
+  if os.path.exists(path) and not os.path.isdir(path):
+    raise UserError('%s is not a directory: name another one with --%s.' % (path, flag))
+
+
+@contextlib.contextmanager
+def locked(train_dir, restart=False):
+  """Makes the directory if there is none, and keeps other training processes out of it.
+
+  Args:
+    train_dir: path of the run's directory.
+    restart: whether to rename a run that is there, see `set_aside`.
+
+  Yields:
+    A function that returns whether the directory is still in place, see `files.locked`.
+
+  Raises:
+    UserError: another process trains in it, it cannot be made, or the run cannot be renamed.
+  """
+  def refuse():
+    raise UserError('Another process is training in %s: wait until it ends, or name another '
+                    'directory with --train_dir.' % train_dir)
+
+  with contextlib.ExitStack() as stack:
+    try:
+      if restart and _holds_run(train_dir):
+        with files.locked(train_dir, when_busy=refuse):
+          set_aside(train_dir)
+      # The real path, because a symbolic link now leads to nothing.
+      os.makedirs(os.path.realpath(train_dir), exist_ok=True)
+      is_in_place = stack.enter_context(files.locked(train_dir, when_busy=refuse))
+    except OSError as error:
+      raise _cannot_write(train_dir, error) from error
+    yield is_in_place
+
+
+def _cannot_write(train_dir, error):
+  return UserError('Cannot write to %s (%s): name another directory with --train_dir.'
+                   % (train_dir, error.strerror))
+
+
+def _holds_run(path):
+  names = os.listdir(path) if os.path.isdir(path) else []
+  return (_RECORD in names
+          or 'checkpoint' in names and any(name.startswith('model.ckpt') for name in names))
+
+
+def set_aside(train_dir):
+  """Renames the directory of a run to `DIR.old-DATE-TIME`, and says so.
+
+  Args:
+    train_dir: path of a directory that holds a run.
+
+  Raises:
+    UserError: it is the current directory, one above it, or a mount point.
+    OSError: it cannot be renamed.
+  """
+  directory = os.path.realpath(train_dir)  # Behind a symbolic link, so that the link stays.
+  here = os.path.realpath('.')
+  if os.path.ismount(directory) or os.path.commonpath([directory, here]) == directory:
+    raise UserError('--restart cannot rename %s, which is a mount point, or the current directory '
+                    'or one above it: name another directory with --train_dir.' % train_dir)
+  renamed = '%s.old-%s' % (directory, datetime.datetime.now().strftime('%Y%m%d-%H%M%S'))
+  os.rename(directory, renamed)
+  print('The run that was in %s is now in %s.' % (train_dir, renamed))
+
+
+def record_start(train_dir, flags, classes):
+  """Records in a run's directory that training starts.
+
+  Args:
+    train_dir: path of the directory.
+    flags: a dictionary of the flags' values.
+    classes: the names of the data set's classes.
+
+  Raises:
+    UserError: the directory cannot be written to.
+  """
+  before = read(train_dir)
+  record = {
+      'started': datetime.datetime.now().isoformat(timespec='seconds'),
+      'tensorflow': tf.__version__,
+      'classes': list(classes),
+      'flags': flags,
+      'earlier': before.pop('earlier') + [before] if before else [],
+  }
+  path = os.path.join(train_dir, _RECORD)
+  try:
+    with open(path + '.tmp', 'w') as out:
+      json.dump(record, out, indent=2)
+      out.write('\n')
+    files.publish(path + '.tmp', path)
+  except OSError as error:
+    raise _cannot_write(train_dir, error) from error
+
+
+def read(train_dir):
+  """Returns the record of a run's last start, a dictionary, or None if there is none.
+
+  Raises:
+    UserError: there is one that cannot be read, or that `record_start` did not write.
+  """
+  path = os.path.join(train_dir, _RECORD)
+  try:
+    with open(path, encoding='utf-8') as lines:
+      record = json.load(lines)
+  except (FileNotFoundError, NotADirectoryError):
+    return None
+  except OSError as error:
+    raise UserError('%s cannot be read: %s.' % (path, error.strerror)) from error
+  except (ValueError, RecursionError):  # The second is raised by thousands of brackets.
+    record = None
+  if not _is_record(record):
+    raise UserError('%s is damaged: remove it to continue without the history of the run.' % path)
+  return record
+
+
+def _is_record(record):
+  return (isinstance(record, dict)
+          and isinstance(record.get('classes'), list)
+          and isinstance(record.get('flags'), dict)
+          and isinstance(record['flags'].get('max_steps'), int)
+          and isinstance(record.get('earlier'), list))
+
+
+def check_classes(directory, record, classes):
+  """Checks that a run, if there is one, was trained on this data set.
+
+  Args:
+    directory: path of the run's directory.
+    record: what `read` returned.
+    classes: the names of the data set's classes.
+
+  Raises:
+    UserError: it was trained on another.
+  """
+  if record and record['classes'] != list(classes):
+    raise UserError('The run in %s was trained on another data set (%s, ...) than this one (%s, '
+                    '...): name another directory, or the other data set.'
+                    % (directory, ', '.join(map(str, record['classes'][:3])),
+                       ', '.join(classes[:3])))

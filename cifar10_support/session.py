@@ -1,0 +1,384 @@
+"""What training scripts share around `session.run`: flags, log, checkpoints, resuming, stopping.
+
+What a step computes is in the scripts and in `cifar10.py`.
+"""
+
+import contextlib
+import math
+import os
+import sys
+import time
+
+import tensorflow.compat.v1 as tf
+
+from cifar10_support import checkpoints
+from cifar10_support import console
+from cifar10_support import runs
+from cifar10_support import settings
+from cifar10_support import tf_setup
+from cifar10_support.console import UserError
+from cifar10_support.signals import StopSignals
+
+FLAGS = tf.app.flags.FLAGS
+
+console.DEFINE_path('train_dir', 'cifar10/train',
+                    'Directory for checkpoints and event files. A run that is there is resumed.')
+tf.app.flags.DEFINE_integer('max_steps', 100000, 'Number of steps, those before a resumption '
+                            'included.', lower_bound=1)
+tf.app.flags.DEFINE_integer('log_frequency', 10, 'Steps between two log lines.', lower_bound=1)
+tf.app.flags.DEFINE_integer('save_checkpoint_secs', 600, 'Seconds between two checkpoints.',
+                            lower_bound=1)
+tf.app.flags.DEFINE_integer('save_summaries_steps', 100, 'Steps between two summaries for '
+                            'TensorBoard; 0 writes none.', lower_bound=0)
+tf.app.flags.DEFINE_integer('profile_steps', 0, 'Steps between two profiles; 0 writes none. '
+                            'timeline-STEP.json in --train_dir shows when each op ran: open it in '
+                            'chrome://tracing or https://ui.perfetto.dev.', lower_bound=0)
+tf.app.flags.DEFINE_boolean('log_device_placement', False, 'Show on which device each op runs.')
+tf.app.flags.DEFINE_boolean('restart', False, 'Start over. The old run is kept: its directory gets '
+                            'the ending .old-DATE-TIME.')
+
+# Each of these sets a constant, see `settings`. docs/results.md has values that get further.
+tf.app.flags.DEFINE_integer('min_queue_examples', None,
+                            'Images in the shuffle queue before the first step, and at least this '
+                            'many from then on; fewer start sooner and are less well mixed '
+                            '(default: 0.4 of an epoch).', lower_bound=1, upper_bound=50000)
+tf.app.flags.DEFINE_float('distortion_strength', None,
+                          'Range of the random crops, brightness and contrast, from 0 (none) to 1 '
+                          '(default: cifar10.DISTORTION_STRENGTH).',
+                          lower_bound=0.0, upper_bound=1.0)
+tf.app.flags.DEFINE_float('initial_learning_rate', None, 'Learning rate of the first step '
+                          '(default: cifar10.INITIAL_LEARNING_RATE).', lower_bound=0.0)
+tf.app.flags.DEFINE_enum('learning_rate_schedule', None, ['staircase', 'linear'],
+                         'How the learning rate falls: by --learning_rate_decay_factor every '
+                         '--num_epochs_per_decay epochs, or in a straight line to zero over that '
+                         'many (default: cifar10.LEARNING_RATE_SCHEDULE).')
+tf.app.flags.DEFINE_float('num_epochs_per_decay', None, 'Epochs after which the learning rate '
+                          'falls (default: cifar10.NUM_EPOCHS_PER_DECAY).',
+                          lower_bound=0.01, upper_bound=1e9)
+tf.app.flags.DEFINE_float('learning_rate_decay_factor', None, 'What a fall multiplies the learning '
+                          'rate by (default: cifar10.LEARNING_RATE_DECAY_FACTOR).',
+                          lower_bound=0.0)
+tf.app.flags.DEFINE_float('momentum', None, 'Nesterov momentum; 0 is plain gradient descent '
+                          '(default: cifar10.MOMENTUM).', lower_bound=0.0, upper_bound=1.0)
+tf.app.flags.DEFINE_float('weight_decay', None, 'Weight decay of the two local layers (default: '
+                          'cifar10.WEIGHT_DECAY).', lower_bound=0.0)
+tf.app.flags.DEFINE_float('conv_weight_decay', None, 'Weight decay of the two convolutions '
+                          '(default: cifar10.CONV_WEIGHT_DECAY).', lower_bound=0.0)
+tf.app.flags.DEFINE_float('moving_average_decay', None, 'Decay of the moving averages of the '
+                          'variables (default: cifar10.MOVING_AVERAGE_DECAY).',
+                          lower_bound=0.0, upper_bound=1.0)
+
+for _name in ('distortion_strength', 'initial_learning_rate', 'num_epochs_per_decay',
+              'learning_rate_decay_factor', 'momentum', 'weight_decay', 'conv_weight_decay',
+              'moving_average_decay'):
+  # Bounds let nan pass, and infinity where there is no upper one.
+  tf.app.flags.register_validator(_name, lambda value: value is None or math.isfinite(value),
+                                  'must be a finite number')
+
+# A run that is resumed with another value of one of these learns differently.
+_LEARNING_FLAGS = ('batch_size', 'num_gpus', 'use_fp16', 'mixed_precision', 'distortion_strength',
+                   'initial_learning_rate', 'learning_rate_schedule', 'num_epochs_per_decay',
+                   'learning_rate_decay_factor', 'momentum', 'weight_decay', 'conv_weight_decay',
+                   'moving_average_decay')
+
+# For --help of the scripts that adopt ours.
+tf.app.flags.adopt_module_key_flags(settings)
+
+
+class SessionCreator(tf.train.SessionCreator):
+  """Opens a session and restores the last checkpoint of a saver, or else initialises all."""
+
+  def __init__(self, scaffold, config, master=''):
+    """Args:
+      scaffold: a `tf.train.Scaffold`.
+      config: a `tf.ConfigProto`.
+      master: the server to open the session on; '' is this process.
+    """
+    self._scaffold, self._config, self._master = scaffold, config, master
+
+  def create_session(self):
+    last = (self._scaffold.saver.last_checkpoints or [None])[-1]
+    return tf.train.ChiefSessionCreator(self._scaffold, self._master, self._config,
+                                        checkpoint_filename_with_path=last).create_session()
+
+
+@contextlib.contextmanager
+def training_session(loss, examples_per_step, classes, num_cpus=1, hooks=(),
+                     session_creator=SessionCreator, signals=None):
+  """Opens the session for training on the graph built so far.
+
+  It restores or initialises the variables, starts the queue runners, logs, saves, and asks to stop
+  (`session.should_stop()`) after --max_steps, or after SIGINT, SIGTERM or SIGHUP. When the body
+  ends, the last checkpoint is written; after a signal the process then exits.
+
+  Args:
+    loss: a float32 scalar, to log and to watch.
+    examples_per_step: how many images a step takes.
+    classes: the names of the data set's classes.
+    num_cpus: how many logical devices the processor is, see `tf_setup.tower_devices`.
+    hooks: further `tf.train.SessionRunHook`s; they run after the log and before what saves.
+    session_creator: a function that returns a `tf.train.SessionCreator`, called as
+      `SessionCreator` is.
+    signals: a `StopSignals` context that is already entered, or None for one of our own.
+
+  Yields:
+    A `tf.train.MonitoredSession`.
+
+  Raises:
+    UserError: --train_dir cannot be used, the loss or the weights are not finite, or the disk or
+      the input fails.
+  """
+  train_dir = checked_train_dir()
+  with contextlib.ExitStack() as stack:
+    is_in_place = stack.enter_context(runs.locked(train_dir, FLAGS.restart))
+    signals = signals or stack.enter_context(StopSignals())
+    # What is added from here on is one box in TensorBoard's picture of the graph.
+    stack.enter_context(tf.name_scope('session'))
+
+    saver = _Saver(is_in_place)
+    checkpoint = _checkpoint_to_resume(train_dir, classes)
+    if checkpoint:
+      older = [path for path in reversed(checkpoints.paths(train_dir)) if path != checkpoint.path]
+      saver.recover_last_checkpoints(older + [checkpoint.path])
+    scaffold = tf.train.Scaffold(saver=saver)
+
+    log = _LogHook(train_dir, loss, examples_per_step)
+    save = _SaveHook(train_dir, scaffold)
+    if checkpoint and checkpoint.step >= FLAGS.max_steps:
+      print('%s has reached step %d: raise --max_steps to train further.'
+            % (train_dir, checkpoint.step))
+      all_hooks = list(hooks)
+    else:
+      runs.record_start(train_dir, _flags(), classes)
+      print('Resuming %s from step %d.' % (train_dir, checkpoint.step) if checkpoint
+            else 'Training in %s.' % train_dir)
+      writer = stack.enter_context(_writer(train_dir))
+      # A loss that is not finite stops in the log, which comes first: the last checkpoint stays.
+      all_hooks = [log, *hooks]
+      if FLAGS.save_summaries_steps:
+        log.writer = writer
+        all_hooks.append(tf.train.SummarySaverHook(
+            FLAGS.save_summaries_steps, summary_writer=writer, scaffold=scaffold))
+      all_hooks.append(save)
+      if FLAGS.profile_steps:
+        # This hook's event file comes from a cache, which may have that of an earlier run here.
+        tf.summary.FileWriterCache.clear()
+        all_hooks.append(tf.train.ProfilerHook(save_steps=FLAGS.profile_steps,
+                                               output_dir=train_dir))
+    config = tf_setup.session_config(FLAGS.log_device_placement, num_cpus)
+    with tf_setup.explained_errors('run %s again to resume from the last checkpoint'
+                                   % console.same_command()):
+      with tf.train.MonitoredSession(session_creator(scaffold, config),
+                                     all_hooks + [_StopHook(FLAGS.max_steps, signals)]) as session:
+        yield session
+  signals.exit_if_received('%s; %s resumes from there, in %s' % (
+      'before the first step' if save.step is None else 'after step %d' % save.step,
+      console.same_command(), train_dir))
+  log.raise_if_unread()
+
+
+def checked_train_dir():
+  """Returns --train_dir; a `UserError` if it cannot be a run's directory."""
+  runs.check_directory(FLAGS.train_dir, 'train_dir')
+  return FLAGS.train_dir
+
+
+@contextlib.contextmanager
+def _writer(train_dir):
+  """Opens an event file of its own for each start: two in a second would share a name."""
+  writer = tf.summary.FileWriter(train_dir, tf.get_default_graph(),
+                                 filename_suffix='.%d' % time.time_ns())
+  try:
+    yield writer
+  finally:
+    writer.close()
+
+
+def _checkpoint_to_resume(train_dir, classes):
+  """Finds the checkpoint to resume from, and checks that resuming it loses nothing.
+
+  Returns:
+    A `checkpoints.Checkpoint`, or None for a new run.
+  """
+  record = runs.read(train_dir)
+  runs.check_classes(train_dir, record, classes)
+  checkpoint = checkpoints.latest_whole(train_dir)
+  if not checkpoint:
+    return None
+  changes = ['--%s is %s, was %s' % (name, FLAGS[name].value, record['flags'][name])
+             for name in _LEARNING_FLAGS
+             if record and name in FLAGS and FLAGS[name].value != record['flags'].get(
+                 name, FLAGS[name].value)]
+  variables = {variable.op.name: variable for variable in tf.global_variables()}
+  checkpoints.check_fits(checkpoint, variables)
+  # The original's checkpoints may have more than we need. In ours more is an optimizer's state.
+  dropped = sorted(checkpoint.contents.keys() - variables.keys())
+  if record and dropped:
+    raise UserError('%s has %s, which this start would drop (%s): give the flags of the last start '
+                    'again, see %s.'
+                    % (checkpoint.path, dropped[0], '; '.join(changes) or 'the flags are the same',
+                       os.path.join(train_dir, 'run.json')))
+  if changes and checkpoint.step < FLAGS.max_steps:
+    print('Changed since the last start: %s.' % '; '.join(changes))
+  return checkpoint
+
+
+def _flags():
+  """Returns our own flags and their values, without those of the libraries."""
+  return {flag.name: flag.value for module, flags in FLAGS.flags_by_module_dict().items()
+          if module.startswith('cifar10') or module == sys.argv[0] for flag in flags}
+
+
+def _advice(train_dir):
+  """Returns what to do when training has diverged."""
+  return ('Run %s again to resume from the last checkpoint in %s; if it happens again, lower '
+          '--initial_learning_rate.' % (console.same_command(), train_dir))
+
+
+class _Saver(tf.train.Saver):
+  """Saves all variables, if they are finite."""
+
+  def __init__(self, is_in_place):
+    """Args:
+      is_in_place: a function that returns whether the run's directory is still what it was.
+    """
+    self._is_in_place = is_in_place
+    # With relative paths a run can be copied or moved.
+    super().__init__(save_relative_paths=True)
+    with tf.name_scope('finite'):
+      self._finite = tf.reduce_all([tf.reduce_all(tf.is_finite(variable))
+                                    for variable in tf.global_variables()
+                                    if variable.dtype.base_dtype.is_floating])
+
+  def save(self, session, save_path, *args, **kwargs):
+    train_dir = os.path.dirname(save_path)
+    if not session.run(self._finite):
+      raise UserError('The weights are no longer finite. %s' % _advice(train_dir))
+    vanished = UserError('%s has vanished, or another directory has taken its place. Put it back, '
+                         'then run %s again to resume from the last checkpoint in it.'
+                         % (train_dir, console.same_command()))
+    if not self._is_in_place():
+      raise vanished
+    try:
+      return super().save(session, save_path, *args, **kwargs)
+    except ValueError as error:  # TensorFlow's, if it vanishes just now.
+      raise vanished from error
+
+
+class _StepHook(tf.train.SessionRunHook):
+  """Knows the step without asking for it each time."""
+
+  step = None  # How many steps have been trained.
+
+  def begin(self):
+    self._global_step = tf.train.get_global_step()
+
+  def after_create_session(self, session, coord):
+    self.step = int(session.run(self._global_step))
+
+  def after_run(self, run_context, run_values):
+    self.step += 1
+
+
+class _LogHook(_StepHook):
+  """Prints the log lines, and stops when the loss is not finite."""
+
+  def __init__(self, train_dir, loss, examples_per_step):
+    self._train_dir = train_dir
+    self._loss = loss
+    self._examples_per_step = examples_per_step
+    self._unread = None
+    self.writer = None  # A `tf.summary.FileWriter` for the speed.
+
+  def after_create_session(self, session, coord):
+    super().after_create_session(session, coord)
+    self._logged_step, self._logged_time = self.step, time.perf_counter()
+
+  def before_run(self, run_context):
+    return tf.train.SessionRunArgs(self._loss)
+
+  def after_run(self, run_context, run_values):
+    loss = run_values.results
+    if not math.isfinite(loss):
+      raise UserError('The loss is %s at step %d. %s'
+                      % (loss, self.step, _advice(self._train_dir)))
+    step = self.step  # The first step has number 0.
+    super().after_run(run_context, run_values)
+    if step % FLAGS.log_frequency == 0:
+      try:
+        self._log(step, loss)
+      except (BrokenPipeError, UserError) as error:
+        self._unread = error
+        run_context.request_stop()
+
+  def raise_if_unread(self):
+    """Reports, now that the run is safe on disk, that the log cannot be written any more.
+
+    The disk of a log file is full, or whoever read the lines has left (`| head`).
+    """
+    if self._unread:
+      raise self._unread
+
+  def _log(self, step, loss):
+    now = time.perf_counter()
+    secs_per_step = (now - self._logged_time) / (self.step - self._logged_step)
+    examples_per_sec = self._examples_per_step / secs_per_step
+    console.log('step %d, loss = %.2f (%.1f examples/sec; %.3f sec/batch)'
+                % (step, loss, examples_per_sec, secs_per_step))
+    if self.writer:
+      value = tf.Summary.Value(tag='examples/sec', simple_value=examples_per_sec)
+      self.writer.add_summary(tf.Summary(value=[value]), step)
+    self._logged_step, self._logged_time = self.step, now
+
+
+class _SaveHook(_StepHook):
+  """Writes a checkpoint of a new run, every --save_checkpoint_secs, and at the end.
+
+  `tf.train.CheckpointSaverHook` writes one at each start too, over the one that was just restored:
+  a kill at that moment would cost it.
+  """
+
+  def __init__(self, train_dir, scaffold):
+    self._train_dir, self._scaffold = train_dir, scaffold
+
+  def after_create_session(self, session, coord):
+    super().after_create_session(session, coord)
+    tf.train.write_graph(session.graph, self._train_dir, 'graph.pbtxt')
+    if not self._scaffold.saver.last_checkpoints:  # A new run.
+      self._save(session)
+    self._saved_step, self._saved_time = self.step, time.monotonic()
+
+  def after_run(self, run_context, run_values):
+    super().after_run(run_context, run_values)
+    if time.monotonic() - self._saved_time >= FLAGS.save_checkpoint_secs:
+      self._save(run_context.session)
+
+  def end(self, session):
+    if self.step != self._saved_step:
+      self._save(session)
+
+  def _save(self, session):
+    self._scaffold.saver.save(session, os.path.join(self._train_dir, 'model.ckpt'),
+                              global_step=self.step)
+    self._saved_step, self._saved_time = self.step, time.monotonic()
+
+
+class _StopHook(_StepHook):
+  """Asks to stop after the last step, or after the step during which a signal came."""
+
+  def __init__(self, last_step, signals):
+    """Args:
+      last_step: the number of steps after which to stop.
+      signals: a `StopSignals`.
+    """
+    self._last_step, self._signals = last_step, signals
+
+  def after_create_session(self, session, coord):
+    super().after_create_session(session, coord)
+    if self.step >= self._last_step:
+      coord.request_stop()
+
+  def after_run(self, run_context, run_values):
+    super().after_run(run_context, run_values)
+    if self.step >= self._last_step or self._signals.received:
+      run_context.request_stop()

@@ -1,0 +1,194 @@
+"""What TensorBoard shows beyond a plain `tf.summary` call.
+
+In a graph: histograms of a sample, and a picture of the filters. Of an evaluation: recall and
+precision of each class as curves, the confusion matrix and the most confident mistakes as pictures,
+and both as tables with names under Text.
+"""
+
+import io
+import itertools
+
+import numpy as np
+from PIL import Image
+import tensorflow.compat.v1 as tf
+
+# Histograms sample about this many values; tensors up to six times this size are used whole.
+_HISTOGRAM_VALUES = 10000
+
+_CELL = 24  # Pixels on a side of a cell of the confusion matrix.
+_DARKEST = np.array([8, 48, 107])  # Blue.
+
+_MISTAKES = 4  # Images for each class that they were taken for.
+_MAGNIFICATION = 3
+_GAP = 6  # Pixels between two images.
+
+
+def histogram(tag, values):
+  """Adds the histogram of a tensor, or of a sample spread evenly over it.
+
+  All eight million values of a layer, counted one after the other, would take longer than three
+  steps of training.
+
+  Args:
+    tag: its name in TensorBoard; if the graph has a summary of that name, it gets a number behind
+      it. The name of the op comes from the current name scope, so that
+      `tf.get_collection(tf.GraphKeys.SUMMARIES, scope)` finds the summaries of a tower whose curves
+      have the names of the only network's.
+    values: a tensor of numbers.
+  """
+  name = tag.split('/')[-1]
+  size = values.shape.num_elements()
+  if size is None or size >= 6 * _HISTOGRAM_VALUES:
+    with tf.name_scope(name + '_sample'):
+      # A multiple of six, plus one, has no factor in common with the 64, 192 or 384 channels of a
+      # layer: each channel gets its share.
+      stride = (size or tf.size(values)) // (6 * _HISTOGRAM_VALUES) * 6 + 1
+      values = tf.reshape(values, [-1])[::stride]
+  _collect(tf.raw_ops.HistogramSummary(tag=_unused(tag), values=values, name=name))
+
+
+def scalar(tag, value):
+  """Adds a curve, see `histogram` for the names."""
+  _collect(tf.raw_ops.ScalarSummary(tags=_unused(tag), values=value, name=tag.split('/')[-1]))
+
+
+def filters(tag, kernel):
+  """Adds a picture of a first layer's filters: side by side in a square, a pixel apart.
+
+  Args:
+    tag: its name in TensorBoard, see `histogram`.
+    kernel: floats of shape [height, width, channels, count]; without 1, 3 or 4 channels there is
+      nothing to see, and nothing is added.
+  """
+  height, width, channels, count = kernel.shape.as_list()
+  if channels not in (1, 3, 4):
+    return
+  side = int(np.ceil(count ** 0.5))
+  with tf.name_scope('filter_grid'):
+    tiles = tf.pad(tf.transpose(kernel, [3, 0, 1, 2]),
+                   [[0, side * side - count], [0, 1], [0, 1], [0, 0]])
+    rows = tf.reshape(tiles, [side, side, height + 1, width + 1, channels])
+    grid = tf.reshape(tf.transpose(rows, [0, 2, 1, 3, 4]),
+                      [1, side * (height + 1), side * (width + 1), channels])
+  _collect(tf.raw_ops.ImageSummary(tag=_unused(tag), tensor=grid, max_images=1,
+                                   name=tag.split('/')[-1]))
+
+
+def _unused(tag):
+  """Returns the tag, numbered if the graph has it: summaries that share one cannot be merged.
+
+  They would where a program builds the network twice, or merges the summaries of all its towers.
+  """
+  used = {used_tag for summary in tf.get_collection(tf.GraphKeys.SUMMARIES)
+          for tags in summary.op.inputs[:1] for used_tag in np.ravel(tf.get_static_value(tags))}
+  numbered = ('%s_%d' % (tag, i) for i in itertools.count(1))
+  return next(name for name in itertools.chain([tag], numbered) if name.encode() not in used)
+
+
+def _collect(summary):
+  tf.add_to_collection(tf.GraphKeys.SUMMARIES, summary)
+
+
+def evaluation(labels, probabilities, classes, read_images, kind=''):
+  """Summarises what the network mistook for what. Adds nothing to a graph.
+
+  Args:
+    labels: integers of shape [n], the true classes.
+    probabilities: floats of shape [n, classes], as the network gives them.
+    classes: the names of the classes.
+    read_images: a function from indices of images, 0..n-1, to uint8 of shape [., 32, 32, 3].
+    kind: of evaluation; it becomes part of every tag.
+
+  Returns:
+    A `tf.Summary`.
+  """
+  matrix = confusion_matrix(labels, probabilities.argmax(1), len(classes))
+  # The fraction that is right, of the images that show a class and of those taken for it.
+  measures = [('recall', matrix.sum(axis=1)), ('precision', matrix.sum(axis=0))]
+  values = [tf.Summary.Value(tag='%s%s/%s' % (measure, kind, classes[i]),
+                             simple_value=matrix[i, i] / totals[i])
+            for measure, totals in measures for i in np.flatnonzero(totals)]
+
+  order = ', '.join(classes)
+  values.append(_picture('confusion matrix%s/picture' % kind, draw_matrix(matrix),
+                         'Rows: what the images show. Columns: what they were taken for. Both '
+                         'from the top left: %s. The darker, the more of the row.' % order))
+  values.append(_text('confusion matrix%s/counts' % kind, _table(
+      ['shown, taken for'] + list(classes),
+      [[name] + row.tolist() for name, row in zip(classes, matrix)])))
+
+  rows = []
+  for predicted, name in enumerate(classes):
+    mistakes = confident_mistakes(labels, probabilities, predicted)
+    rows.append([name, ', '.join(
+        '%s (%.3f, image %d)' % (classes[labels[i]], probabilities[i, predicted], i)
+        for i in mistakes)])
+    if mistakes.size:
+      values.append(_picture('mistakes%s/taken for %s' % (kind, name),
+                             draw_row(read_images(mistakes)),
+                             'The images most confidently mistaken for %s.' % name))
+  values.append(_text('mistakes%s/names' % kind, _table(
+      ['taken for', 'what it is (probability of the mistake, index of the image), left to right'],
+      rows)))
+  return tf.Summary(value=values)
+
+
+def confusion_matrix(labels, predictions, num_classes):
+  """Returns how many images of each class (row) were taken for each class (column)."""
+  matrix = np.zeros([num_classes, num_classes], int)
+  np.add.at(matrix, (labels, predictions), 1)
+  return matrix
+
+
+def confident_mistakes(labels, probabilities, predicted):
+  """Returns the indices of the images most confidently mistaken for the class `predicted`."""
+  wrong = np.flatnonzero((probabilities.argmax(1) == predicted) & (labels != predicted))
+  return wrong[np.argsort(-probabilities[wrong, predicted], kind='stable')[:_MISTAKES]]
+
+
+def draw_matrix(matrix):
+  """Draws a confusion matrix, uint8 of shape [height, width, 3].
+
+  The larger its fraction of the row, the darker a cell; by the square root, or mistakes of a few
+  percent would look like none. A dark line in the middle helps to count.
+  """
+  fractions = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+  colours = 255 - np.sqrt(fractions)[:, :, np.newaxis] * (255 - _DARKEST)
+  picture = colours.round().astype(np.uint8).repeat(_CELL, axis=0).repeat(_CELL, axis=1)
+  picture[_CELL::_CELL] = picture[:, _CELL::_CELL] = 208
+  middle = len(matrix) // 2 * _CELL
+  picture[middle] = picture[:, middle] = 96
+  return picture
+
+
+def draw_row(images):
+  """Draws images, uint8 of shape [n, height, width, 3], side by side."""
+  large = images.repeat(_MAGNIFICATION, axis=1).repeat(_MAGNIFICATION, axis=2)
+  spaced = np.pad(large, [(0, 0), (0, 0), (0, _GAP), (0, 0)], constant_values=255)
+  return np.concatenate(spaced, axis=1)
+
+
+def _picture(tag, pixels, description):
+  height, width, _ = pixels.shape
+  png = io.BytesIO()
+  Image.fromarray(pixels).save(png, 'PNG')
+  # In TensorFlow 2's form: TensorBoard drops the description of pictures in TensorFlow 1's.
+  return _strings(tag, 'images', [b'%d' % width, b'%d' % height, png.getvalue()], description)
+
+
+def _text(tag, markdown):
+  return _strings(tag, 'text', [markdown])
+
+
+def _strings(tag, plugin, strings, description=''):
+  """Returns a summary for one of TensorBoard's plugins; no two of a run may share a tag."""
+  return tf.Summary.Value(tag=tag, tensor=tf.make_tensor_proto(strings),
+                          metadata=tf.SummaryMetadata(
+                              plugin_data=tf.SummaryMetadata.PluginData(plugin_name=plugin),
+                              summary_description=description))
+
+
+def _table(header, rows):
+  """Returns a table in Markdown."""
+  return '\n'.join('| %s |' % ' | '.join(map(str, row))
+                   for row in [header, ['---'] * len(header)] + rows)

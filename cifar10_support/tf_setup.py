@@ -1,0 +1,155 @@
+"""What the scripts ask of TensorFlow and the machine: graph mode, sessions, devices, errors."""
+
+import contextlib
+import errno
+import functools
+import json
+import os
+import re
+
+import tensorflow.compat.v1 as tf
+
+from cifar10_support.console import UserError
+
+_CPUINFO = '/proc/cpuinfo'
+
+# How TensorFlow words what the file system said. Its exception classes are no help: many of these
+# are an `UnknownError`, whatever was wrong.
+_FILE_ERROR = re.compile('(/?[^;\\s][^;\n]*); (%s)'
+                         % '|'.join(re.escape(os.strerror(code)) for code in errno.errorcode))
+
+
+def use_graph_mode():
+  """Sets TensorFlow to the mode that the scripts are written for."""
+  tf.disable_v2_behavior()
+  # The first kind of variables is read at no defined moment of a step; these have an order.
+  tf.enable_resource_variables()
+
+
+def session_config(log_device_placement=False, num_cpus=1):
+  """Returns the `tf.ConfigProto` that training and evaluation open their sessions with.
+
+  Args:
+    log_device_placement: whether TensorFlow says on which device each op runs.
+    num_cpus: how many logical devices the processor is, see `tower_devices`.
+  """
+  # GPU memory is taken as it is needed, so that evaluation finds room beside training.
+  return tf.ConfigProto(allow_soft_placement=True,
+                        log_device_placement=log_device_placement,
+                        device_count={'CPU': num_cpus},
+                        gpu_options=tf.GPUOptions(allow_growth=True))
+
+
+def tower_devices(num_towers):
+  """Returns a device for each tower: a GPU each, or shared ones, which it says, if there are fewer.
+
+  Without any GPU each tower gets a logical device of the processor; the session then needs
+  `session_config(num_cpus=num_towers)`.
+
+  Args:
+    num_towers: an integer.
+
+  Returns:
+    A list of strings, such as '/gpu:0'.
+  """
+  gpus = len(tf.config.list_physical_devices('GPU'))
+  if not gpus:
+    print('No GPU here: the towers run on the CPU.')
+    return ['/cpu:%d' % i for i in range(num_towers)]
+  if gpus < num_towers:
+    print('%d towers on %d GPUs: some share one.' % (num_towers, gpus))
+  return ['/gpu:%d' % (i % gpus) for i in range(num_towers)]
+
+
+def read_once(getter, *args, **kwargs):
+  """Reads a new or reused variable at once; for `tf.variable_scope(..., custom_getter=read_once)`.
+
+  Each reading of a variable on another device is a transfer. With this getter all uses in the scope
+  share a single one.
+
+  Returns:
+    The variable's value, a tensor.
+  """
+  return getter(*args, **kwargs).read_value()
+
+
+@functools.lru_cache(maxsize=None)
+def bfloat16_or_float32():
+  """Returns tf.bfloat16 if the machine computes in it; otherwise tf.float32, and says so once."""
+  if _has_bfloat16():
+    return tf.bfloat16
+  print('This machine has no bfloat16 arithmetic: --mixed_precision computes in float32.')
+  return tf.float32
+
+
+def _has_bfloat16():
+  gpus = tf.config.list_physical_devices('GPU')
+  if gpus:
+    # Ampere, the first generation with bfloat16, is 8.0.
+    details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
+    return all(detail.get('compute_capability', (0, 0)) >= (8, 0) for detail in details)
+  return bool(_processor_features() & {'avx512_bf16', 'amx_bf16', 'bf16'})
+
+
+def _processor_features():
+  """Returns the processor's features as Linux names them; on other systems an empty set."""
+  try:
+    with open(_CPUINFO) as lines:
+      return {feature for line in lines if line.lower().startswith(('flags', 'features'))
+              for feature in line.split(':', 1)[1].split()}
+  except OSError:
+    return set()
+
+
+def check_single_machine():
+  """Sends the task of a cluster to the program for clusters.
+
+  Job operators set TF_CONFIG even where there is only one machine: then training runs here.
+
+  Raises:
+    UserError: TF_CONFIG describes a cluster of several tasks or with a parameter server.
+  """
+  text = os.environ.get('TF_CONFIG')
+  if not text:
+    return
+  try:
+    jobs = json.loads(text).get('cluster') or {}
+    num_tasks = sum(len(addresses) for addresses in jobs.values())
+  except (ValueError, AttributeError, TypeError) as error:
+    raise UserError('TF_CONFIG does not describe a cluster (%s): unset it to train on this machine '
+                    'alone.' % error) from error
+  if num_tasks > 1 or 'ps' in jobs:
+    raise UserError('TF_CONFIG describes a cluster of %d tasks: run python -m cifar10_cluster in '
+                    'each of them, or unset TF_CONFIG to train on this machine alone.' % num_tasks)
+  print('TF_CONFIG describes no other task: training on this machine alone.')
+
+
+def file_error(error):
+  """Returns the path and what the file system said of it, or None if it is not that kind of error.
+
+  Args:
+    error: one of TensorFlow's errors, or an `OSError`.
+  """
+  if isinstance(error, OSError):
+    return error.filename, error.strerror
+  match = _FILE_ERROR.search(str(error))
+  return match and match.groups()
+
+
+@contextlib.contextmanager
+def explained_errors(then, if_out_of_memory='lower --batch_size, or end what else uses it'):
+  """Turns TensorFlow's errors about files and memory into a `UserError`.
+
+  Args:
+    then: what to do once the cause is fixed, as the end of a sentence: 'run ... again'.
+    if_out_of_memory: what to do about a device whose memory is full.
+  """
+  try:
+    yield
+  except (tf.errors.OpError, RuntimeError) as error:  # The event writer raises the second.
+    if file_error(error):
+      raise UserError('%s: %s. Fix this, then %s.' % (*file_error(error), then)) from error
+    if isinstance(error, tf.errors.ResourceExhaustedError):
+      raise UserError('The memory of the device is full: %s, then %s.'
+                      % (if_out_of_memory, then)) from error
+    raise

@@ -1,0 +1,152 @@
+"""TensorBoard on a run: what its server finds there, and what a browser draws."""
+
+import json
+import shutil
+import urllib.parse
+
+import pytest
+
+import tensorboard_process
+import warm_process
+
+LAYERS = ['conv1', 'pool1', 'norm1', 'conv2', 'norm2', 'pool2', 'local3', 'local4',
+          'softmax_linear']
+
+# Visible elements that match a selector. TensorBoard nests them in shadow trees.
+VISIBLE = '''
+  function* all(root) {
+    for (const element of root.querySelectorAll('*')) {
+      yield element;
+      if (element.shadowRoot) yield* all(element.shadowRoot);
+    }
+  }
+  return [...all(document)].filter(element => {
+    const box = element.getBoundingClientRect();
+    // A horizontal line has no height.
+    return element.matches(arguments[0]) && (box.width || box.height);
+  })'''
+HAS_TEXT = VISIBLE + '.some(element => element.textContent.trim() == arguments[1])'
+
+
+@pytest.fixture(scope='module')
+def logdir(small_data_dir, tmp_path_factory):
+  """The folder of a short training run that was evaluated twice."""
+  home = tmp_path_factory.mktemp('tensorboard') / 'home'
+  home.mkdir()
+  training = ('cifar10_train.py', '--save_summaries_steps=10', '--log_frequency=10')
+  evaluation = ('cifar10_eval.py', '--run_once')
+  for script, *args in [(*training, '--max_steps=21'), evaluation, (*training, '--max_steps=41'),
+                        evaluation]:
+    process = warm_process.WarmProcess(
+        home, script, ['--data_dir=' + small_data_dir, '--batch_size=8', *args])
+    assert process.wait() == 0, process.err
+  return home / 'cifar10'
+
+
+def test_training_and_evaluation_are_two_runs_with_all_that_they_wrote(logdir):
+  with tensorboard_process.served(logdir) as address:
+    tags = tensorboard_process.tags(address, {'train', 'eval'})
+    assert {'learning_rate', 'losses/total_loss/raw', 'losses/total_loss/average',
+            'conv1/sparsity', 'examples/sec'} <= tags['scalars']['train'].keys()
+    assert {'precision @ 1', 'recall/warm disc'} <= tags['scalars']['eval'].keys()
+    assert {'conv1/filters/image', 'input/images/image/0'} <= tags['images']['train'].keys()
+    assert {'conv1/activations', 'conv1/weights/values', 'conv1/weights/gradients'} <= (
+        tags['histograms']['train'].keys())
+    assert 'confusion matrix/picture' in tags['images']['eval']
+    assert {'confusion matrix/counts', 'mistakes/names'} <= set(
+        json.loads(tensorboard_process.get(address, 'text/tags'))['eval'])
+    query = urllib.parse.urlencode({'tag': 'losses/total_loss/raw', 'run': 'train'})
+    points = json.loads(tensorboard_process.get(address, 'scalars/scalars?' + query))
+    # Resumed after 21. TensorFlow counts from a step that it reads while that is incremented: on a
+    # busy machine it may be one too early each time.
+    steps = [step for _, step, _ in points]
+    assert steps == pytest.approx([1, 11, 21, 22, 32], abs=2)
+    for run in ('train', 'eval'):
+      graph = tensorboard_process.get(address, 'graphs/graph?run=' + run)
+      assert b'name: "softmax_linear/softmax_linear"' in graph
+
+
+@pytest.fixture(scope='module')
+def tab(logdir, tmp_path_factory):
+  """A function that opens a tab of TensorBoard on a run, and returns the browser."""
+  chromium, driver = shutil.which('chromium'), shutil.which('chromedriver')
+  if not (chromium and driver):
+    pytest.skip('there is no browser: apt-get install chromium chromium-driver')
+  webdriver = pytest.importorskip('selenium.webdriver')
+  options = webdriver.ChromeOptions()
+  options.binary_location = chromium
+  for flag in ('headless=new', 'no-sandbox', 'disable-gpu', 'disable-dev-shm-usage', 'no-first-run',
+               'disable-background-networking', 'disable-component-update', 'disable-sync',
+               'disable-quic', 'window-size=1280,1000',
+               'user-data-dir=%s' % tmp_path_factory.mktemp('profile')):
+    options.add_argument('--' + flag)
+  with tensorboard_process.served(logdir / 'train') as training, \
+      tensorboard_process.served(logdir / 'eval') as evaluation:
+    addresses = {'train': training, 'eval': evaluation}
+    for address in addresses.values():
+      tensorboard_process.tags(address, {'.'})
+    service = webdriver.chrome.service.Service(driver)
+    with webdriver.Chrome(options=options, service=service) as browser:
+      def open_tab(run, name):
+        browser.get('about:blank')  # Another fragment alone would not load the page again.
+        browser.get('%s/#%s' % (addresses[run], name))
+        return browser
+
+      yield open_tab
+
+
+def _wait(browser, question, *args):
+  """Returns what a script answers in the page, once that is true."""
+  from selenium.webdriver.support.ui import WebDriverWait
+  return WebDriverWait(browser, 120).until(lambda _: browser.execute_script(question, *args))
+
+
+@pytest.mark.parametrize('run, tag', [
+    ('train', 'losses/total_loss/raw'), ('train', 'losses/total_loss/average'),
+    ('train', 'learning_rate'), ('train', 'examples/sec'), ('train', 'conv1/sparsity'),
+    ('eval', 'precision @ 1'), ('eval', 'recall/warm disc')])
+def test_scalars_are_drawn_as_curves(tab, run, tag):
+  browser = tab(run, 'scalars&tagFilter=%s' % urllib.parse.quote('^%s$' % tag))
+  _wait(browser, HAS_TEXT, '*', tag)
+  # The chart that the filter finds comes first. Its curve joins the points.
+  _wait(browser, VISIBLE + '.slice(0, 1).some(line => /L/.test(line.getAttribute("d")))',
+        'path.line')
+
+
+def test_images_and_filters_are_shown(tab):
+  browser = tab('train', 'images')
+  # In pixels: three distorted images, and the grid of 8 x 8 filters.
+  _wait(browser, VISIBLE + '.map(image => image.naturalWidth).sort() == "24,24,24,48"', 'img')
+
+
+def test_confusion_matrix_and_mistakes_are_shown(tab):
+  # The groups below the first two are closed, except for what the filter finds.
+  browser = tab('eval', 'images&tagFilter=^mistakes')
+  widths = VISIBLE + '.map(image => image.naturalWidth)'
+  # In pixels: ten cells of 24; up to four images of 96, each with a gap of 6.
+  _wait(browser, widths + '.includes(240)', 'img')
+  _wait(browser, widths + '.some(width => [102, 204, 306, 408].includes(width))', 'img')
+
+
+def test_tables_name_the_classes_that_were_confused(tab):
+  browser = tab('eval', 'text')
+  for name in ('shown, taken for', 'warm disc', 'cool ring'):
+    _wait(browser, HAS_TEXT, 'th, td', name)
+
+
+def test_graph_is_the_layers_and_a_few_boxes_for_the_rest(tab):
+  browser = tab('train', 'graphs')
+  names = VISIBLE + '.map(node => node.getAttribute("data-name"))'
+  _wait(browser, names + '.includes("train")', 'g.node')
+  nodes = browser.execute_script(names, 'g.node')
+  assert {'input', *LAYERS, 'total_loss', 'gradients', 'moving_averages', 'session'} <= set(nodes)
+  assert len(nodes) < 25
+
+
+@pytest.mark.parametrize('name, path', [('histograms', 'path.outline'),
+                                        ('distributions', 'path.area')])
+def test_activations_weights_and_gradients_are_drawn(tab, name, path):
+  browser = tab('train', name)
+  for tag in ('conv1/activations', 'conv1/weights/gradients', 'conv1/weights/values'):
+    _wait(browser, HAS_TEXT, '*', tag)
+  _wait(browser, VISIBLE + '.length >= 5', path)

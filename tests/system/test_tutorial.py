@@ -1,0 +1,67 @@
+"""The commands of docs/tutorial.md, one after the other as a reader runs them, but shorter."""
+
+import json
+import os
+import re
+
+import numpy as np
+import pytest
+
+from conftest import ROOT
+import tensorboard_process
+import warm_process
+
+TRAIN, TOWERS = 'cifar10_train.py', 'cifar10_multi_gpu_train.py'
+EVAL, PREDICT = 'cifar10_eval.py', 'cifar10_predict.py'
+
+
+def _commands():
+  with open(os.path.join(ROOT, 'docs', 'tutorial.md'), encoding='utf-8') as text:
+    blocks = re.findall('^```sh\n(.*?)^```', text.read(), re.DOTALL | re.MULTILINE)
+  return [line for block in blocks for line in block.splitlines()]
+
+
+def _shorter(command):
+  """Lowers --max_steps, in a way that what was more is still more."""
+  return re.sub(r'(?<=--max_steps=)\d+', lambda match: str(1 + int(match.group()) // 500), command)
+
+
+def _write_svhn(folder):
+  """Writes small files like SVHN's: pixels, channels, then images, and 10 for the digit 0."""
+  scipy_io = pytest.importorskip('scipy.io', reason='there is no scipy: pip install -e .[svhn]')
+  random = np.random.RandomState(0)
+  for name, images in (('train', 50), ('test', 10)):
+    scipy_io.savemat(str(folder / (name + '_32x32.mat')),
+                     {'X': random.randint(0, 256, (32, 32, 3, images)).astype(np.uint8),
+                      'y': random.randint(1, 11, (images, 1)).astype(np.uint8)})
+
+
+def test_each_command_runs(data_dir, tmp_path):
+  home = tmp_path / 'home'
+  (home / 'cifar10' / 'synthetic').mkdir(parents=True)
+  (home / 'cifar10' / 'synthetic' / 'data').symlink_to(data_dir)
+  (home / 'docs').symlink_to(os.path.join(ROOT, 'docs'))
+  _write_svhn(home)
+  said = {}
+  for command in _commands():
+    program, *arguments = _shorter(command).split()
+    if program == 'tensorboard':
+      [_, logdir] = arguments
+      with tensorboard_process.served(home / logdir) as address:
+        assert 'learning_rate' in tensorboard_process.tags(address, {'train'})['scalars']['train']
+      continue
+    assert program == 'python'
+    script, *arguments = arguments
+    if script == EVAL or 'evaluate' in arguments:
+      arguments.append('--num_examples=20')
+    process = warm_process.WarmProcess(home, script, arguments)
+    assert (command, process.wait(300), process.err) == (command, 0, '')
+    said.setdefault(script, []).append(process.out)
+
+  assert 'step 0, loss = ' in said[TRAIN][0]
+  # The first towers take over from one device, as the text has it.
+  assert 'from step 3' in said[TOWERS][0] or 'step 3:' in said[TOWERS][0]
+  assert all('precision @ 1 = ' in out for out in said[EVAL])
+  [pictures] = [out for out in said[PREDICT] if out.startswith('[')]
+  assert [picture['file'] for picture in json.loads(pictures)] == [
+      'docs/images/filters.png', 'docs/images/graph.png']

@@ -1,0 +1,307 @@
+import argparse
+import collections
+import io
+import json
+import os
+import sys
+
+import pytest
+import tensorflow.compat.v1 as tf
+
+from conftest import ROOT
+
+sys.path.insert(0, os.path.join(ROOT, 'benchmarks'))
+
+import keep_curves  # noqa: E402
+import plot_curves  # noqa: E402
+import programs  # noqa: E402
+import simulate_scaling  # noqa: E402
+import throughput  # noqa: E402
+import train_and_evaluate  # noqa: E402
+
+LOSS, PRECISION = 'losses/total_loss/raw', 'precision @ 1'
+
+
+def _main(monkeypatch, module, *arguments):
+  monkeypatch.setattr(sys, 'argv', [module.__name__ + '.py', *map(str, arguments)])
+  module.main()
+
+
+def _status(monkeypatch, module, *arguments):
+  """Runs a script that exits; returns its status, or its message."""
+  with pytest.raises(SystemExit) as raised:
+    _main(monkeypatch, module, *arguments)
+  return raised.value.code
+
+
+# Curves.
+
+def _write(directory, tag, curve):
+  """Writes an event file with a curve, and beside it what is not to be kept."""
+  directory.mkdir(parents=True, exist_ok=True)
+  suffix = '.%d' % len(list(directory.iterdir()))
+  with tf.summary.FileWriter(str(directory), filename_suffix=suffix) as out:
+    for step, value in curve:
+      image = tf.Summary.Image(encoded_image_string=bytes(1000))
+      out.add_summary(tf.Summary(value=[tf.Summary.Value(tag=tag, simple_value=value),
+                                        tf.Summary.Value(tag='conv1/filters', image=image),
+                                        tf.Summary.Value(tag='speed', simple_value=9.0)]), step)
+
+
+@pytest.fixture
+def run(tmp_path):
+  """A run of 300 steps, whose loss is 4, but from step 201 on 1 and 3 by turns."""
+  _write(tmp_path / 'mine' / 'train', LOSS,
+         [(step, 4 if step <= 200 else 1 + 2 * (step % 2)) for step in range(1, 301)])
+  _write(tmp_path / 'mine' / 'eval', PRECISION, [(100, 0.5), (250, 0.625)])
+  _write(tmp_path / 'mine' / 'eval', PRECISION + ' without moving averages', [(250, 0.375)])
+  return tmp_path / 'mine'
+
+
+def test_table_has_a_row_for_each_evaluation(run, monkeypatch, capsys):
+  _main(monkeypatch, plot_curves, 'name=%s' % run, '--csv')
+  heading, first, second = [line.split(',') for line in capsys.readouterr().out.splitlines()]
+  assert heading[:3] == ['run', 'step', 'training loss'] and len(heading) == 5
+  assert first == ['name', '100', '4.000', '0.500', '']
+  assert second[:2] + second[3:] == ['name', '250', '0.625', '0.375']
+  # The mean over three steps: 3 + 1 + 3, or 1 + 3 + 1.
+  assert 5 / 3 <= float(second[2]) <= 7 / 3
+
+
+def test_table_is_markdown_unless_csv_is_asked_for(run, monkeypatch, capsys):
+  _main(monkeypatch, plot_curves, run)
+  assert capsys.readouterr().out.splitlines()[1:3] == [
+      '| --- | --- | --- | --- | --- |', '| mine | 100 | 4.000 | 0.500 |  |']
+
+
+def test_ten_crops_have_a_column_also_under_their_old_name(run, monkeypatch, capsys):
+  _write(run / 'eval', PRECISION + ' over ten views', [(100, 0.75)])
+  _write(run / 'eval', PRECISION + ' with ten crops', [(250, 0.875)])
+  _main(monkeypatch, plot_curves, run, '--csv')
+  rows = [line.split(',') for line in capsys.readouterr().out.splitlines()]
+  assert [row[5] for row in rows[1:]] == ['0.750', '0.875']
+
+
+def test_repeated_steps_count_once_with_their_latest_value(run):
+  _write(run / 'eval', PRECISION, [(250, 0.75)])
+  assert plot_curves.read_curves(str(run / 'eval'))[PRECISION] == {100: 0.5, 250: 0.75}
+
+
+def test_last_record_may_be_unfinished(run):
+  [events] = (run / 'train').iterdir()
+  events.write_bytes(events.read_bytes()[:-5])
+  assert sorted(plot_curves.read_curves(str(run / 'train'))[LOSS]) == list(range(1, 300))
+
+
+def test_smoothing_takes_means_of_as_many_groups():
+  assert plot_curves.smooth({1: 2.0, 2: 4.0, 3: 5.0, 4: 7.0}, points=2) == [[1.5, 3.5], [3.0, 6.0]]
+
+
+def test_two_runs_of_one_name_are_refused(run, monkeypatch):
+  assert 'LABEL=%s' % run in _status(monkeypatch, plot_curves, run, run)
+
+
+def test_drawing_without_matplotlib_is_one_line(run, tmp_path, monkeypatch):
+  monkeypatch.setitem(sys.modules, 'matplotlib', None)
+  out = '--out=%s' % (tmp_path / 'curves.png')
+  assert 'pip install' in _status(monkeypatch, plot_curves, run, out)
+
+
+def test_curves_are_kept_and_merged(tmp_path, monkeypatch):
+  _write(tmp_path / 'here' / 'train', LOSS, [(1, 4.0), (2, 4.0), (3, 4.0)])
+  _write(tmp_path / 'here' / 'eval', PRECISION, [(3, 0.25)])
+  _write(tmp_path / 'there' / 'train', LOSS, [(3, 2.0), (4, 2.0)])
+  copy = tmp_path / 'docs' / 'copy'
+  for run in ('here', 'here', 'there'):
+    _main(monkeypatch, keep_curves, tmp_path / run, copy)
+
+  def points(directory):
+    [path] = directory.iterdir()
+    return [(event.step, value.tag, value.simple_value)
+            for event in tf.train.summary_iterator(str(path)) for value in event.summary.value]
+  assert points(copy / 'train') == [(1, LOSS, 4.0), (2, LOSS, 4.0), (3, LOSS, 2.0), (4, LOSS, 2.0)]
+  assert points(copy / 'eval') == [(3, PRECISION, 0.25)]
+
+
+def test_copy_that_cannot_be_written_is_one_line(run, tmp_path, monkeypatch):
+  (tmp_path / 'copy').write_text('a file')
+  message = _status(monkeypatch, keep_curves, run, tmp_path / 'copy')
+  assert str(tmp_path / 'copy') in message and '\n' not in message
+  assert (tmp_path / 'copy').read_text() == 'a file'
+
+
+@pytest.mark.parametrize('module, arguments', [(plot_curves, []), (keep_curves, ['copy'])])
+def test_directory_without_a_run_is_one_line(module, arguments, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  assert os.path.join('nothing', 'train') in _status(monkeypatch, module, 'nothing', *arguments)
+  assert not os.listdir()
+
+
+# Scaling. The network has 1,068,298 parameters, of which local3/weights are 884,736.
+
+@pytest.mark.parametrize('replicas, compute_secs, expected', [
+    # For each replica the link takes 32 * 1,068,298 bits at 1 Gbit/s, in each direction.
+    (1, 40.0, 40.0),
+    (1, 0.0, 2 * 0.034186),
+    (4, 0.0, 2 * 4 * 0.034186),
+    (4, 0.3, 0.136742 + 0.2)])  # The forward pass waits for the link, the backward pass hides it.
+def test_formula_with_one_server(replicas, compute_secs, expected):
+  assert simulate_scaling.PARAMETER_BYTES == 4 * 1068298
+  messages = simulate_scaling.assign(1)
+  assert simulate_scaling.predicted(replicas, messages, 1e9, compute_secs) == pytest.approx(
+      expected, rel=1e-4)
+
+
+@pytest.mark.parametrize('servers, busiest', [
+    (1, 1068298), (2, 884736 + 4800), (4, 884736)])
+def test_variables_go_to_the_server_with_the_fewest_bytes(servers, busiest):
+  loads = collections.Counter()
+  for _, size, server in simulate_scaling.assign(servers):
+    loads[server] += size
+  assert sum(loads.values()) == 4 * 1068298
+  assert max(loads.values()) == pytest.approx(4 * busiest, rel=2e-3)
+
+
+@pytest.mark.parametrize('servers', [1, 4])
+def test_parts_are_equal(servers):
+  loads = collections.Counter()
+  for _, size, server in simulate_scaling.assign(servers, partitioned=True):
+    loads[server] += size
+  assert loads == {server: 4 * 1068298 / servers for server in range(servers)}
+
+
+def test_simulation_of_one_message_after_the_other():
+  # Without computation all variables arrive before the first gradient leaves: the links are
+  # crossed twice, packet by packet, so that each message takes little longer than on one link.
+  secs = simulate_scaling.simulate(1, simulate_scaling.assign(1), 1e9, 0.0)
+  assert secs == pytest.approx(2 * 0.034186, rel=0.05)
+  # Without traffic only the computation is left.
+  secs = simulate_scaling.simulate(3, simulate_scaling.assign(2), 1e15, 2.5)
+  assert secs == pytest.approx(2.5, rel=1e-4)
+
+
+# Speed.
+
+def test_program_counts_the_steps_of_its_turn(monkeypatch):
+  now, steps = [0.0], []
+  monkeypatch.setattr(programs.time, 'perf_counter', lambda: now[0])
+  monkeypatch.setattr(sys, 'stdin', io.StringIO('1.0\n0.5\n'))
+  answers = io.StringIO()
+
+  def step():
+    now[0] += 0.25 if len(steps) < 19 else 0.125  # Twice as fast in the second turn.
+    steps.append(answers.getvalue())
+
+  programs.repeat(step, programs.steps_to_run(128, answers))
+  ready, *turns = answers.getvalue().splitlines()
+  assert ready == 'ready' and steps[9] == '' and steps[10] == 'ready\n'
+  assert [json.loads(turn)['images_per_second'] for turn in turns] == [4 * 128, 8 * 128]
+  assert len(steps) == 10 + (5 + 4) + (5 + 4)
+  assert json.loads(turns[0])['peak_mb'] > 10
+
+
+Measured = collections.namedtuple('Measured', ['name', 'checkout', 'title', 'rates', 'peak_mb'])
+
+
+def test_report_compares_programs_and_checkouts(tmp_path, capsys):
+  rates = {('old', 'project'): [10.0, 30.0, 20.0], ('new', 'project'): [15.0, 33.0, 40.0],
+           ('old', 'naive'): [5.0, 5.0, 5.0]}
+  measured = [Measured(name, checkout, '%s-%s' % (name, checkout), values, 77.0)
+              for (checkout, name), values in rates.items()]
+  path = str(tmp_path / 'rates.json')
+  throughput.report(measured, argparse.Namespace(
+      checkouts=[('old', '/old'), ('new', '.')], json=path, batch_size=128, seconds=1.0))
+  programs_table, ratios, comparison = capsys.readouterr().out.split('\n\n')
+  # Median, least, greatest, megabytes.
+  assert programs_table.splitlines()[1].split() == ['project-old', '20', '10', '..', '30', '77']
+  assert ratios.splitlines()[0].split()[-2:] == ['old', 'new']
+  assert ratios.splitlines()[1].split()[-2:] == ['1.50', '4.00']  # At least, and what it is.
+  assert comparison.splitlines()[1].split()[-4:] == ['1.500', '1.100', '..', '2.000']
+  with open(path) as file:
+    written = json.load(file)
+  assert written['programs'][1] == {
+      'program': 'project', 'checkout': 'new', 'rates': [15.0, 33.0, 40.0], 'peak_mb': 77.0}
+
+
+# A program that measures 4, 6, 5 images a second; `naive` ends in its second turn, `keras` at once.
+STAND_IN = """
+import sys
+name = sys.argv[1]
+if name == 'keras':
+  sys.exit('It has no layers.')
+print('ready', flush=True)
+for i, _ in enumerate(sys.stdin):
+  if name == 'naive' and i == 1:
+    sys.exit('It is tired.')
+  print('{"images_per_second": %d, "peak_mb": 7}' % [4, 6, 5][i], flush=True)
+"""
+
+
+@pytest.fixture
+def stand_in(tmp_path):
+  (tmp_path / 'benchmarks').mkdir()
+  (tmp_path / 'benchmarks' / 'programs.py').write_text(STAND_IN)
+  return '--checkouts', 'a=%s' % tmp_path
+
+
+def test_program_that_ends_early_leaves_the_others(stand_in, small_data_dir, monkeypatch, capsys):
+  assert _status(monkeypatch, throughput, '--data_dir=' + small_data_dir, '--rounds=3',
+                 '--programs', 'naive', 'project', 'keras', *stand_in) == 0
+  out, err = capsys.readouterr()
+  first, second = err.splitlines()
+  assert 'keras of a' in first and 'It has no layers.' in first
+  assert 'naive of a' in second and 'It is tired.' in second
+  assert out.splitlines()[1].split() == ['project', 'of', 'a', '5', '4', '..', '6', '7']
+  assert 'naive of' not in out
+
+
+def test_ctrl_c_keeps_what_was_measured(stand_in, small_data_dir, monkeypatch, capsys):
+  measure = throughput.Program.measure
+
+  def interrupted(self, seconds):
+    if len(self.rates) == 2:
+      raise KeyboardInterrupt
+    return measure(self, seconds)
+  monkeypatch.setattr(throughput.Program, 'measure', interrupted)
+  assert _status(monkeypatch, throughput, '--data_dir=' + small_data_dir, '--programs', 'project',
+                 *stand_in) == 130
+  assert capsys.readouterr().out.splitlines()[1].split()[3:] == ['5', '4', '..', '6', '7']
+
+
+def test_no_program_at_all_is_a_failure(stand_in, small_data_dir, monkeypatch, capsys):
+  assert _status(monkeypatch, throughput, '--data_dir=' + small_data_dir, '--programs', 'keras',
+                 *stand_in) not in (0, None)
+
+
+@pytest.mark.parametrize('arguments, named', [
+    (['--programs', 'nosuch'], "'nosuch'"),
+    (['--rounds=0'], '--rounds'),
+    (['--batch_size=0'], '--batch_size'),
+    (['--data_dir=nowhere'], 'nowhere'),
+    (['--checkouts', 'nowhere'], 'NAME=PATH'),
+    (['--checkouts', 'a=nowhere'], 'nowhere'),
+    (['--checkouts', 'a=' + ROOT, 'a=' + ROOT], '--checkouts'),
+    (['--json=/dev/null/mine'], '--json')])
+def test_wrong_argument_is_one_line(arguments, named, small_data_dir, monkeypatch, capsys):
+  assert _status(monkeypatch, throughput, '--data_dir=' + small_data_dir, '--programs', 'naive',
+                 *arguments) == 2
+  assert named in capsys.readouterr().err.splitlines()[-1]
+
+
+# Training and evaluating in stages.
+
+@pytest.mark.parametrize('flag, named', [
+    ('--restart', '--restart'), ('5', "'5'"), ('--evaluate_every=0', '--evaluate_every')])
+def test_flag_that_does_not_go_with_stages(flag, named, tmp_path, monkeypatch, capsys):
+  monkeypatch.chdir(tmp_path)
+  assert _status(monkeypatch, train_and_evaluate, '--run_dir=run', flag) == 2
+  assert named in capsys.readouterr().err.splitlines()[-1]
+  assert not os.listdir()
+
+
+def test_run_that_another_script_started_is_refused(tmp_path, monkeypatch, capsys):
+  monkeypatch.chdir(tmp_path)
+  os.makedirs('run/train')
+  assert _status(monkeypatch, train_and_evaluate, '--run_dir=run') == 2
+  assert '--run_dir' in capsys.readouterr().err.splitlines()[-1]
+  assert os.listdir('run') == ['train']

@@ -1,0 +1,180 @@
+import io
+
+import numpy as np
+from PIL import Image
+import pytest
+
+from cifar10_support import summaries
+
+import tensorflow.compat.v1 as tf
+
+CLASSES = ['class %d' % i for i in range(10)]
+
+
+def _collected():
+  """Returns what the graph's summaries hold, by tag."""
+  with tf.Session() as session:
+    summary = tf.Summary.FromString(session.run(tf.summary.merge_all()))
+  return {value.tag: value for value in summary.value}
+
+
+def test_histogram_of_a_large_tensor_has_a_share_of_each_channel():
+  channels = np.broadcast_to(np.arange(384.0, dtype=np.float32), [1000, 384])
+  for name, values in (('known', channels),
+                       ('unknown', tf.placeholder_with_default(channels, [None, 384]))):
+    summaries.histogram(name, tf.convert_to_tensor(values))
+  by_tag = _collected()
+  assert by_tag.keys() == {'known', 'unknown'}
+  for histogram in (value.histo for value in by_tag.values()):
+    # The stride by hand: a multiple of six and one.
+    assert histogram.num == -(-384000 // 37)
+    np.testing.assert_allclose(histogram.sum / histogram.num, 383 / 2, rtol=0.01)
+    variance = histogram.sum_squares / histogram.num - (histogram.sum / histogram.num) ** 2
+    np.testing.assert_allclose(variance, (384 ** 2 - 1) / 12, rtol=0.01)
+    assert (histogram.min, histogram.max) == (0, 383)
+
+
+def test_histogram_of_a_small_tensor_is_of_all_its_values():
+  values = np.random.RandomState(1).normal(size=[100, 100])
+  summaries.histogram('small', tf.constant(values))
+  histogram = _collected()['small'].histo
+  assert histogram.num == 10000
+  np.testing.assert_allclose([histogram.sum, histogram.sum_squares],
+                             [values.sum(), (values ** 2).sum()], rtol=1e-9)
+
+
+def test_tag_is_the_one_given_in_any_scope_and_numbered_if_it_is_taken():
+  with tf.name_scope('tower_0') as scope:
+    summaries.scalar('layer/sparsity', tf.constant(0.25))
+  summaries.scalar('layer/sparsity', tf.constant(0.5))
+  summaries.scalar('layer/sparsity', tf.constant(0.75))
+  assert len(tf.get_collection(tf.GraphKeys.SUMMARIES, scope)) == 1
+  assert sorted((tag, value.simple_value) for tag, value in _collected().items()) == [
+      ('layer/sparsity', 0.25), ('layer/sparsity_1', 0.5), ('layer/sparsity_2', 0.75)]
+
+
+@pytest.mark.parametrize('count, side', [(5, 3), (32, 6), (64, 8), (128, 12)])
+def test_filters_are_drawn_in_one_grid(count, side):
+  # Each filter has one colour: the first is red, the second green, the last blue, all others black.
+  kernel = np.zeros([5, 5, 3, count], np.float32)
+  kernel[..., 0, 0] = kernel[..., 1, 1] = kernel[..., 2, -1] = 1.0
+  summaries.filters('conv1/filters', tf.constant(kernel))
+  image = _collected()['conv1/filters/image'].image
+  pixels = np.asarray(Image.open(io.BytesIO(image.encoded_image_string)))
+  expected = np.zeros([6 * side, 6 * side, 3])
+  expected[0:5, 0:5, 0] = expected[0:5, 6:11, 1] = 255
+  row, column = 6 * ((count - 1) // side), 6 * ((count - 1) % side)
+  expected[row:row + 5, column:column + 5, 2] = 255
+  np.testing.assert_array_equal(pixels, expected)
+
+
+def test_filters_without_colours_are_not_drawn():
+  summaries.filters('filters', tf.zeros([5, 5, 64, 64]))
+  assert not tf.get_collection(tf.GraphKeys.SUMMARIES)
+
+
+def _probabilities(predictions):
+  """Each prediction a class and its probability; the other classes share the rest."""
+  rows = np.array([[(1 - probability) / 9] * 10 for _, probability in predictions])
+  for row, (predicted, probability) in zip(rows, predictions):
+    row[predicted] = probability
+  return rows
+
+
+# What is shown, what it is taken for, and how surely.
+IMAGES = [(3, 3, 0.9), (3, 5, 0.6), (3, 3, 0.8), (5, 5, 0.7), (4, 5, 0.9), (5, 3, 0.5), (3, 5, 0.8),
+          (6, 5, 0.7), (7, 5, 0.65)]
+
+
+@pytest.fixture(scope='module')
+def evaluation():
+  """The summaries of `IMAGES`, by tag; an image of index i is a plane of colour i."""
+  summary = summaries.evaluation(
+      np.array([shown for shown, _, _ in IMAGES]), _probabilities([rest for _, *rest in IMAGES]),
+      CLASSES, lambda indices: np.broadcast_to(
+          np.uint8(indices)[:, np.newaxis, np.newaxis, np.newaxis], [len(indices), 32, 32, 3]),
+      ' of a kind')
+  by_tag = {value.tag: value for value in summary.value}
+  # TensorBoard shows one of those that share a tag.
+  assert len(by_tag) == len(summary.value)
+  return by_tag
+
+
+def _pixels(value):
+  """The picture, in the form that TensorBoard's images plugin takes: width, height, PNG."""
+  assert value.metadata.plugin_data.plugin_name == 'images'
+  width, height, png = tf.make_ndarray(value.tensor)
+  pixels = np.asarray(Image.open(io.BytesIO(png)))
+  assert pixels.shape == (int(height), int(width), 3)
+  return pixels
+
+
+def _text(value):
+  assert value.metadata.plugin_data.plugin_name == 'text'
+  [text] = tf.make_ndarray(value.tensor)
+  return text.decode()
+
+
+def test_recall_and_precision_are_fractions_of_the_rows_and_the_columns(evaluation):
+  # Classes without an image have no recall, those nothing was taken for no precision.
+  curves = {tag: value.simple_value for tag, value in evaluation.items()
+            if value.HasField('simple_value')}
+  assert curves == {
+      'recall of a kind/class 3': 0.5, 'recall of a kind/class 4': 0,
+      'recall of a kind/class 5': 0.5, 'recall of a kind/class 6': 0,
+      'recall of a kind/class 7': 0, 'precision of a kind/class 3': pytest.approx(2 / 3),
+      'precision of a kind/class 5': pytest.approx(1 / 6)}
+
+
+def test_confusion_matrix_counts_what_is_shown_by_row_and_what_it_is_taken_for_by_column():
+  matrix = summaries.confusion_matrix(np.array([0, 0, 0, 1]), np.array([0, 2, 2, 1]), 3)
+  assert matrix.tolist() == [[1, 0, 2], [0, 1, 0], [0, 0, 0]]
+
+
+def test_cell_of_the_confusion_matrix_is_the_darker_the_larger_its_part_of_the_row(evaluation):
+  picture = _pixels(evaluation['confusion matrix of a kind/picture'])
+  side = len(picture) // 10
+  assert picture.shape == (10 * side, 10 * side, 3)
+  cells = picture[side // 2::side, side // 2::side].astype(int)
+
+  def cell(fraction):
+    return [round(255 - fraction ** 0.5 * (255 - dark)) for dark in (8, 48, 107)]
+
+  expected = np.full([10, 10, 3], 255)
+  expected[3, 3] = expected[3, 5] = expected[5, 5] = expected[5, 3] = cell(0.5)
+  expected[4, 5] = expected[6, 5] = expected[7, 5] = cell(1)
+  np.testing.assert_array_equal(cells, expected)
+
+
+def test_picture_and_table_of_the_confusion_matrix_name_the_classes_in_order(evaluation):
+  description = evaluation['confusion matrix of a kind/picture'].metadata.summary_description
+  assert ', '.join(CLASSES) in description
+  header, _, *rows = _text(evaluation['confusion matrix of a kind/counts']).splitlines()
+  assert header.endswith('| %s |' % ' | '.join(CLASSES))
+  assert rows[3] == '| class 3 | 0 | 0 | 0 | 2 | 0 | 2 | 0 | 0 | 0 | 0 |'
+  assert len(rows) == 10
+
+
+def test_mistakes_are_shown_the_surest_first_under_what_they_were_taken_for(evaluation):
+  assert {tag for tag in evaluation if 'taken for' in tag} == {
+      'mistakes of a kind/taken for class 3', 'mistakes of a kind/taken for class 5'}
+  # Image 1 is a mistake too, but there are four surer ones.
+  row = _pixels(evaluation['mistakes of a kind/taken for class 5'])
+  width = row.shape[1] // 4
+  assert row[5, width // 3::width, 0].tolist() == [4, 6, 7, 8]
+  lines = _text(evaluation['mistakes of a kind/names']).splitlines()
+  assert lines[7] == ('| class 5 | class 4 (0.900, image 4), class 3 (0.800, image 6), '
+                      'class 6 (0.700, image 7), class 7 (0.650, image 8) |')
+
+
+@pytest.mark.parametrize('count', [2, 10, 20])
+def test_perfect_network_makes_no_mistakes(count):
+  classes = ['class %d' % i for i in range(count)]
+  summary = summaries.evaluation(np.arange(count), np.eye(count), classes, None)
+  assert not [value.tag for value in summary.value if 'taken for' in value.tag]
+  assert [value.simple_value for value in summary.value
+          if value.tag.startswith('recall/')] == [1] * count
+  [picture] = [_pixels(value) for value in summary.value if value.tag.endswith('/picture')]
+  side = len(picture) // count
+  cells = picture[side // 3::side, side // 3::side, 0]
+  np.testing.assert_array_equal(cells, np.where(np.eye(count), 8, 255))

@@ -1,0 +1,96 @@
+import json
+
+import pytest
+
+from cifar10_support import tf_setup
+from cifar10_support.console import UserError
+
+import tensorflow.compat.v1 as tf
+
+
+def test_sessions_take_gpu_memory_as_needed_and_show_placement_if_asked():
+  config = tf_setup.session_config()
+  assert config.gpu_options.allow_growth
+  assert config.allow_soft_placement
+  assert not config.log_device_placement
+  assert tf_setup.session_config(log_device_placement=True).log_device_placement
+
+
+def test_session_has_a_logical_processor_for_each_tower():
+  with tf.Session(config=tf_setup.session_config(num_cpus=3)) as session:
+    names = [device.name for device in session.list_devices() if device.device_type == 'CPU']
+  assert [name.split('/')[-1] for name in names] == ['device:CPU:0', 'device:CPU:1', 'device:CPU:2']
+
+
+@pytest.fixture
+def asked_for_the_first_time():
+  tf_setup.bfloat16_or_float32.cache_clear()
+  yield
+  tf_setup.bfloat16_or_float32.cache_clear()
+
+
+@pytest.mark.parametrize('cpuinfo, capabilities, expected', [
+    ('model name: x\nflags\t\t: fpu avx512f avx512_bf16\n', [], tf.bfloat16),
+    ('flags: amx_bf16\n', [], tf.bfloat16),
+    ('Features\t: fp asimd bf16\n', [], tf.bfloat16),
+    ('flags: fpu avx512f\nbugs: bf16\n', [], tf.float32),
+    (None, [], tf.float32),
+    ('flags: avx512_bf16\n', [(7, 5)], tf.float32),
+    ('flags: fpu\n', [(8, 0), (9, 0)], tf.bfloat16),
+    ('flags: fpu\n', [(8, 6), (7, 5)], tf.float32),
+    ('flags: fpu\n', [None], tf.float32),
+])
+def test_bfloat16_is_used_where_the_gpus_or_else_the_processor_have_it(
+    cpuinfo, capabilities, expected, tmp_path, monkeypatch, capsys, asked_for_the_first_time):
+  path = tmp_path / 'cpuinfo'
+  if cpuinfo is not None:
+    path.write_text(cpuinfo)
+  monkeypatch.setattr(tf_setup, '_CPUINFO', str(path))
+  monkeypatch.setattr(tf.config, 'list_physical_devices',
+                      {'GPU': list(enumerate(capabilities))}.get)
+  monkeypatch.setattr(tf.config.experimental, 'get_device_details',
+                      lambda gpu: {'compute_capability': gpu[1]} if gpu[1] else {})
+  for _ in range(2):
+    assert tf_setup.bfloat16_or_float32() == expected
+  # It is said once, and only where the flag changes nothing.
+  assert capsys.readouterr().out.count('--mixed_precision') == (expected == tf.float32)
+
+
+@pytest.mark.parametrize('gpus, towers, devices, is_told', [
+    (0, 1, ['/cpu:0'], True), (0, 3, ['/cpu:0', '/cpu:1', '/cpu:2'], True),
+    (2, 1, ['/gpu:0'], False), (2, 2, ['/gpu:0', '/gpu:1'], False),
+    (2, 3, ['/gpu:0', '/gpu:1', '/gpu:0'], True)])
+def test_each_tower_has_a_gpu_or_what_there_is(gpus, towers, devices, is_told, monkeypatch, capsys):
+  monkeypatch.setattr(tf.config, 'list_physical_devices', {'GPU': ['any'] * gpus}.get)
+  assert tf_setup.tower_devices(towers) == devices
+  assert bool(capsys.readouterr().out) == is_told
+
+
+def test_read_once_gives_the_value_and_shares_the_variable():
+  with tf.variable_scope('', custom_getter=tf_setup.read_once):
+    value = tf.get_variable('v', initializer=3.0)
+  with tf.variable_scope('', reuse=True, custom_getter=tf_setup.read_once):
+    again = tf.get_variable('v')
+  assert isinstance(value, tf.Tensor)
+  [variable] = tf.trainable_variables()
+  with tf.Session() as session:
+    variable.load(4.0, session)
+    assert session.run([value, again]) == [4.0, 4.0]
+    assert session.run(tf.gradients(value * again, [variable])) == [8.0]
+
+
+@pytest.mark.parametrize('config', [None, {}, {'cluster': {}}, {'cluster': {'worker': ['a:1']}}])
+def test_lone_task_trains_here(config, monkeypatch):
+  monkeypatch.delenv('TF_CONFIG', raising=False)
+  if config is not None:
+    monkeypatch.setenv('TF_CONFIG', json.dumps(config))
+  tf_setup.check_single_machine()
+
+
+@pytest.mark.parametrize('text', [
+    json.dumps({'cluster': {'chief': ['a:1'], 'worker': ['b:1']}}),
+    json.dumps({'cluster': {'ps': ['a:1']}}), '{', '[]', '{"cluster": 3}'])
+def test_task_of_a_cluster_is_refused_and_so_is_nonsense(text, monkeypatch):
+  monkeypatch.setenv('TF_CONFIG', text)
+  with pytest.raises(UserError, match='TF_CONFIG'):
+    tf_setup.check_single_machine()
