@@ -36,8 +36,8 @@ NUM_CLASSES = cifar10_input.NUM_CLASSES
 NUM_EXAMPLES_PER_EPOCH_FOR_TRAIN = cifar10_input.NUM_EXAMPLES_PER_EPOCH_FOR_TRAIN
 NUM_EXAMPLES_PER_EPOCH_FOR_EVAL = cifar10_input.NUM_EXAMPLES_PER_EPOCH_FOR_EVAL
 
-# The numbers of the tutorial. Set one before you call the builders, and it counts; the scripts have
-# a flag for each.
+# The numbers of the tutorial. Set one before you call the builders, and it counts; the scripts set
+# them from flags of the same names, such as --initial_learning_rate.
 MOVING_AVERAGE_DECAY = 0.9999
 NUM_EPOCHS_PER_DECAY = 350.0
 LEARNING_RATE_DECAY_FACTOR = 0.1
@@ -45,7 +45,7 @@ INITIAL_LEARNING_RATE = 0.1
 
 # What the tutorial leaves as it is, and docs/results.md varies.
 LEARNING_RATE_SCHEDULE = 'staircase'  # Or 'linear'.
-MOMENTUM = 0.0  # Nesterov's.
+MOMENTUM = 0.0  # Nesterov's; 0 is plain gradient descent.
 WEIGHT_DECAY = 0.004  # Of the two local layers.
 CONV_WEIGHT_DECAY = 0.0
 DISTORTION_STRENGTH = 1.0  # See `cifar10_input.distort`.
@@ -96,7 +96,7 @@ def inputs(eval_data, data_set=None, one_pass=False, multiview=False):
   Args:
     eval_data: 'test' (or true) for the test images, 'train_eval' (or false) for those of training.
     data_set: a `dataset.DataSet`; by default the one in --data_dir.
-    one_pass: whether every image comes exactly once, instead of full batches round and round.
+    one_pass: whether every image comes exactly once, instead of full batches for ever.
     multiview: whether each image comes as ten crops.
 
   Returns:
@@ -160,7 +160,7 @@ def inference(images):
   pool2 = tf.nn.max_pool2d(norm2, ksize=3, strides=2, padding='SAME', name='pool2')
 
   local3 = fully_connected(tf.cast(pool2, dtype), 384, 'local3')
-  local4 = fully_connected(local3, 192, 'local4')
+  local4 = fully_connected(local3, 192, 'local4')  # A further layer would go after this one.
 
   with tf.variable_scope('softmax_linear') as scope:
     features = local4.shape[1:].num_elements()
@@ -194,7 +194,7 @@ def _variable_on_cpu(name, shape, initializer):
 
 
 def _variable_with_weight_decay(name, shape, stddev, wd):
-  """Adds a variable that starts as a truncated normal, and its weight decay to 'losses'.
+  """Adds a variable initialised from a truncated normal, and its weight decay to 'losses'.
 
   Args:
     name: of the variable.
@@ -215,8 +215,8 @@ def _local_response_normalization(x, name):
   """Adds `tf.nn.lrn` with the parameters below, in a form that is faster.
 
   Each value is divided by (bias + alpha * s) ** beta, where s is the sum of the squares at the same
-  place in the channels up to `radius` away. That sum is a product with a matrix that is one along
-  a band; on a CPU it takes a fraction of the time of `tf.nn.lrn`, and above all of its gradient.
+  place in the channels up to `radius` away. That sum is a product with a banded matrix of ones;
+  on a CPU it takes a fraction of the time of `tf.nn.lrn`, and above all of its gradient.
 
   Source: Krizhevsky et al., ImageNet Classification with Deep Convolutional Neural Networks, 2012,
   section 3.3.
@@ -303,7 +303,7 @@ def train(total_loss, global_step):
   optimizer = gradient_descent(global_step, FLAGS.batch_size)
   gradients = optimizer.compute_gradients(total_loss)
   gradient_summaries(gradients)
-  update = apply_gradients(optimizer, gradients, global_step)
+  update = apply_gradients(optimizer, gradients, global_step)  # And the moving averages.
   return tf.group(update, loss_summaries(tf.get_collection('losses') + [total_loss]), name='train')
 
 
@@ -320,12 +320,15 @@ def gradient_descent(global_step, examples_per_step):
   with tf.name_scope('schedule'):
     steps_per_epoch = NUM_EXAMPLES_PER_EPOCH_FOR_TRAIN / examples_per_step
     decay_steps = max(1, int(steps_per_epoch * NUM_EPOCHS_PER_DECAY))
-    if LEARNING_RATE_SCHEDULE == 'linear':
+    if LEARNING_RATE_SCHEDULE == 'staircase':
+      learning_rate = tf.train.exponential_decay(INITIAL_LEARNING_RATE, global_step, decay_steps,
+                                                 LEARNING_RATE_DECAY_FACTOR, staircase=True)
+    elif LEARNING_RATE_SCHEDULE == 'linear':
       learning_rate = tf.train.polynomial_decay(INITIAL_LEARNING_RATE, global_step, decay_steps,
                                                 end_learning_rate=0.0)
     else:
-      learning_rate = tf.train.exponential_decay(INITIAL_LEARNING_RATE, global_step, decay_steps,
-                                                 LEARNING_RATE_DECAY_FACTOR, staircase=True)
+      raise ValueError("LEARNING_RATE_SCHEDULE must be 'staircase' or 'linear', not %r."
+                       % LEARNING_RATE_SCHEDULE)
   tf.summary.scalar('learning_rate', learning_rate)
   if MOMENTUM:
     return tf.train.MomentumOptimizer(learning_rate, MOMENTUM, use_nesterov=True)

@@ -1,5 +1,5 @@
-"""Measures precision @ 1 of each new checkpoint while training goes on, until its last step.
-With --run_once it evaluates the latest checkpoint and ends.
+"""Measures precision @ 1 of each new checkpoint during training, up to the last step.
+With --run_once it evaluates the latest checkpoint and exits.
 
   python cifar10_eval.py
 """
@@ -27,11 +27,11 @@ FLAGS = tf.app.flags.FLAGS
 console.DEFINE_path('eval_dir', 'cifar10/eval', 'Directory for the event files.')
 tf.app.flags.DEFINE_enum('eval_data', 'test', ['test', 'train_eval'],
                          'Which images: those for testing, or those trained on.')
-tf.app.flags.DEFINE_integer('eval_interval_secs', 300, 'Seconds between the starts of two '
-                            'evaluations, at least.', lower_bound=0)
-tf.app.flags.DEFINE_integer('num_examples', None, 'Images to evaluate, at most (default: as many '
-                            'as there are for testing, 10000 of CIFAR-10).', lower_bound=1)
-tf.app.flags.DEFINE_boolean('run_once', False, 'Evaluate the latest checkpoint and end.')
+tf.app.flags.DEFINE_integer('eval_interval_secs', 300, 'Minimum seconds between the starts '
+                            'of two evaluations.', lower_bound=0)
+tf.app.flags.DEFINE_integer('num_examples', None, 'Maximum number of images to evaluate (default: '
+                            'the size of the test set, 10000 for CIFAR-10).', lower_bound=1)
+tf.app.flags.DEFINE_boolean('run_once', False, 'Evaluate the latest checkpoint and exit.')
 for module in (restore, settings, cifar10):  # For --help.
   tf.app.flags.adopt_module_key_flags(module)
 
@@ -101,9 +101,9 @@ def _new_checkpoints(directory, patience_secs):
   last, since = None, time.monotonic()
   is_told = False
   while True:
-    path = next(iter(checkpoints.paths(directory)), None)
     # While a run is being copied, its files come one by one.
-    if path and path != last and tf.train.checkpoint_exists(path):
+    path = next(filter(tf.train.checkpoint_exists, checkpoints.paths(directory)), None)
+    if path not in (None, last):
       started, last = time.monotonic(), path
       try:
         yield checkpoints.read(path)

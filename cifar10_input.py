@@ -54,7 +54,7 @@ def distorted_inputs(data_dir, batch_size):
 
 
 def inputs(eval_data, data_dir, batch_size):
-  """Adds the pipeline for evaluation, see `evaluation_batches`: full batches, round and round.
+  """Adds the pipeline for evaluation, see `evaluation_batches`: full batches, for ever.
 
   Args:
     eval_data: 'test' (or true) for the test images, 'train_eval' (or false) for those of training.
@@ -81,7 +81,7 @@ def part_of(eval_data):
 
 
 def training_batches(files, batch_size, min_queue_examples=None, distortion_strength=1.0):
-  """Adds the pipeline for training: shuffled, distorted, without an end.
+  """Adds the pipeline for training: shuffled, distorted, endless.
 
   Args:
     files: paths of the files, a list.
@@ -168,7 +168,7 @@ def _decode(values):
 def distort(images, strength=1.0):
   """Adds the random distortions for training; each image gets its own.
 
-  A 24x24 crop, a horizontal flip of every second image, brightness within +-63, contrast times
+  A 24x24 crop, a horizontal flip with probability 1/2, brightness within +-63, contrast times
   0.2 to 1.8 around the mean of each colour, and per-image standardisation. (Standardisation cancels
   the brightness again. The original has it, so it is here.)
 
@@ -237,8 +237,9 @@ def evaluation_batches(files, batch_size, one_pass=False, multiview=False):
   Args:
     files: paths of the files, a list.
     batch_size: number of images in a batch.
-    one_pass: false for full batches, round and round. True for every image exactly once: the last
-      batch has what is left, and after it comes a `tf.errors.OutOfRangeError`.
+    one_pass: false for full batches that go through the files again and again. True for every image
+      exactly once: the last batch has what is left, and after it comes a
+      `tf.errors.OutOfRangeError`.
     multiview: whether each image comes as ten crops.
 
   Returns:

@@ -21,7 +21,8 @@ import cifar10_input
 
 FLAGS = tf.app.flags.FLAGS
 
-tf.app.flags.DEFINE_integer('num_gpus', 1, 'Towers, each with a batch of --batch_size images.',
+tf.app.flags.DEFINE_integer('num_gpus', 1, 'Number of towers, one per GPU. Each takes its '
+                            'own batch of --batch_size images.',
                             lower_bound=1)
 tf.app.flags.adopt_module_key_flags(training)  # For --help.
 tf.app.flags.adopt_module_key_flags(cifar10)

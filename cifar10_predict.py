@@ -56,7 +56,7 @@ def predict(paths):
     probabilities = cifar10.probabilities(crops)
     restorer = restore.Restorer()
     with tf.Session(config=tf_setup.session_config()) as session, tf_setup.explained_errors(
-        'run the same command again', 'end what else uses it'):
+        'run the same command again', 'close other programs that use it'):
       restorer.restore(session, checkpoint)
       if FLAGS.export_dir:
         _export(session, contents, probabilities, classes)

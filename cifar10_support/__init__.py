@@ -1,7 +1,8 @@
 """Everything around a graph that is not the graph. Skip this folder on your first reading.
 
   console      flags, --help, one-line errors, progress
-  settings     the flags that several scripts share, and the constants of `cifar10` that they set
+  settings     the flags that several scripts share, and how flags set the constants of `cifar10`;
+               hyperparameters: those of training, such as --momentum
   tf_setup     graph mode, session settings, devices, bfloat16, TensorFlow's errors in plain words
   dataset      find, verify or download CIFAR-10; synthetic: a generated stand-in for it
   pictures     your own pictures as 32x32 images

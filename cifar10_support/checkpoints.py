@@ -31,7 +31,7 @@ class Checkpoint(collections.namedtuple('Checkpoint', 'path step contents')):
 
   Fields:
     path: such as `cifar10/train/model.ckpt-100`.
-    step: the step it was taken after, an integer, or None if it does not tell.
+    step: the step it was taken after, an integer, or None if it is not known.
     contents: a dictionary from its keys to (dtype, shape).
   """
 
@@ -54,7 +54,7 @@ def paths(directory):
   """
   try:
     matches = [_ON_DISK.fullmatch(name) for name in os.listdir(directory)]
-  except FileNotFoundError:
+  except (FileNotFoundError, NotADirectoryError):
     return []
   except OSError as error:
     raise UserError('%s cannot be read: %s.' % (directory, error.strerror)) from error
@@ -135,14 +135,15 @@ def check_fits(checkpoint, variables):
     variables: a dictionary from keys to the variables to restore.
 
   Raises:
-    UserError: it was taken of another network; the message names the first key that does not fit.
+    UserError: it is from a different network; the message names the first key that does not fit.
   """
   for key, variable in sorted(variables.items()):
     here = variable.dtype.base_dtype, variable.shape.as_list()
     there = checkpoint.contents.get(key)
     if there != here:
-      raise UserError('%s does not fit this network: %s %s there, and %s here. Name another '
-                      'directory, or give the flags of that run (they are in its run.json).'
+      raise UserError('%s does not fit this network: %s %s there, and %s here. Give the flags of '
+                      'that run (its run.json has them), or train this network in another '
+                      'directory or with --restart.'
                       % (checkpoint.path, key, _described(there), _described(here)))
 
 

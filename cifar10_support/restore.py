@@ -1,6 +1,7 @@
 """What evaluation and prediction share: which checkpoint, and which values of its variables."""
 
 import os
+import re
 
 import tensorflow.compat.v1 as tf
 
@@ -25,9 +26,10 @@ def directory_and_path():
   """Returns the run's directory, and the path of the checkpoint if --checkpoint_dir names one.
 
   Raises:
-    UserError: --checkpoint_dir can be neither.
+    UserError: --checkpoint_dir is neither a directory nor a checkpoint.
   """
-  named = FLAGS.checkpoint_dir
+  # What the Tab key completes is one of a checkpoint's files.
+  named = re.sub(r'(model\.ckpt-\d+)\.(index|meta|data-\d+-of-\d+)$', r'\1', FLAGS.checkpoint_dir)
   if named and not os.path.isdir(named) and os.path.basename(named).startswith('model.ckpt'):
     runs.check_directory(os.path.dirname(named) or '.', 'checkpoint_dir')
     if not tf.train.checkpoint_exists(named):
@@ -60,7 +62,7 @@ class Restorer:
   def __init__(self):
     """Adds the ops for it, once the network is built."""
     if FLAGS.use_moving_averages:
-      # The decay plays no part in the names, which are all that is asked for here.
+      # Only the names of the averages matter here, and they do not depend on the decay.
       averages = tf.train.ExponentialMovingAverage(decay=0.0)
       self._variables = averages.variables_to_restore()
     else:
@@ -68,6 +70,6 @@ class Restorer:
     self._saver = tf.train.Saver(self._variables)
 
   def restore(self, session, checkpoint):
-    """Restores the variables from a `checkpoints.Checkpoint`; raises `UserError` if it fails."""
+    """Restores the variables from a `checkpoints.Checkpoint`; a `UserError` if it does not fit."""
     checkpoints.check_fits(checkpoint, self._variables)
     checkpoints.restore(session, self._saver, checkpoint)

@@ -12,6 +12,7 @@ import os
 
 import tensorflow.compat.v1 as tf
 
+from cifar10_support import checkpoints
 from cifar10_support import files
 from cifar10_support.console import UserError
 
@@ -61,6 +62,8 @@ def locked(train_dir, restart=False):
       # The real path, because a symbolic link now leads to nothing.
       os.makedirs(os.path.realpath(train_dir), exist_ok=True)
       is_in_place = stack.enter_context(files.locked(train_dir, when_busy=refuse))
+      if not is_in_place():  # Another process has just renamed it, and trains in a new one.
+        refuse()
     except OSError as error:
       raise _cannot_write(train_dir, error) from error
     yield is_in_place
@@ -72,9 +75,8 @@ def _cannot_write(train_dir, error):
 
 
 def _holds_run(path):
-  names = os.listdir(path) if os.path.isdir(path) else []
-  return (_RECORD in names
-          or 'checkpoint' in names and any(name.startswith('model.ckpt') for name in names))
+  return (os.path.exists(os.path.join(path, _RECORD))
+          or any(map(tf.train.checkpoint_exists, checkpoints.paths(path))))
 
 
 def set_aside(train_dir):

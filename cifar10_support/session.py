@@ -13,6 +13,7 @@ import tensorflow.compat.v1 as tf
 
 from cifar10_support import checkpoints
 from cifar10_support import console
+from cifar10_support import hyperparameters
 from cifar10_support import runs
 from cifar10_support import settings
 from cifar10_support import tf_setup
@@ -23,8 +24,8 @@ FLAGS = tf.app.flags.FLAGS
 
 console.DEFINE_path('train_dir', 'cifar10/train',
                     'Directory for checkpoints and event files. A run that is there is resumed.')
-tf.app.flags.DEFINE_integer('max_steps', 100000, 'Number of steps, those before a resumption '
-                            'included.', lower_bound=1)
+tf.app.flags.DEFINE_integer('max_steps', 100000, 'Total number of steps, including those '
+                            'before a resume.', lower_bound=1)
 tf.app.flags.DEFINE_integer('log_frequency', 10, 'Steps between two log lines.', lower_bound=1)
 tf.app.flags.DEFINE_integer('save_checkpoint_secs', 600, 'Seconds between two checkpoints.',
                             lower_bound=1)
@@ -34,55 +35,11 @@ tf.app.flags.DEFINE_integer('profile_steps', 0, 'Steps between two profiles; 0 w
                             'timeline-STEP.json in --train_dir shows when each op ran: open it in '
                             'chrome://tracing or https://ui.perfetto.dev.', lower_bound=0)
 tf.app.flags.DEFINE_boolean('log_device_placement', False, 'Show on which device each op runs.')
-tf.app.flags.DEFINE_boolean('restart', False, 'Start over. The old run is kept: its directory gets '
-                            'the ending .old-DATE-TIME.')
+tf.app.flags.DEFINE_boolean('restart', False, 'Start over. The old run is kept: its directory is '
+                            'renamed to DIR.old-DATE-TIME.')
 
-# Each of these sets a constant, see `settings`. docs/results.md has values that get further.
-tf.app.flags.DEFINE_integer('min_queue_examples', None,
-                            'Images in the shuffle queue before the first step, and at least this '
-                            'many from then on; fewer start sooner and are less well mixed '
-                            '(default: 0.4 of an epoch).', lower_bound=1, upper_bound=50000)
-tf.app.flags.DEFINE_float('distortion_strength', None,
-                          'Range of the random crops, brightness and contrast, from 0 (none) to 1 '
-                          '(default: cifar10.DISTORTION_STRENGTH).',
-                          lower_bound=0.0, upper_bound=1.0)
-tf.app.flags.DEFINE_float('initial_learning_rate', None, 'Learning rate of the first step '
-                          '(default: cifar10.INITIAL_LEARNING_RATE).', lower_bound=0.0)
-tf.app.flags.DEFINE_enum('learning_rate_schedule', None, ['staircase', 'linear'],
-                         'How the learning rate falls: by --learning_rate_decay_factor every '
-                         '--num_epochs_per_decay epochs, or in a straight line to zero over that '
-                         'many (default: cifar10.LEARNING_RATE_SCHEDULE).')
-tf.app.flags.DEFINE_float('num_epochs_per_decay', None, 'Epochs after which the learning rate '
-                          'falls (default: cifar10.NUM_EPOCHS_PER_DECAY).',
-                          lower_bound=0.01, upper_bound=1e9)
-tf.app.flags.DEFINE_float('learning_rate_decay_factor', None, 'What a fall multiplies the learning '
-                          'rate by (default: cifar10.LEARNING_RATE_DECAY_FACTOR).',
-                          lower_bound=0.0)
-tf.app.flags.DEFINE_float('momentum', None, 'Nesterov momentum; 0 is plain gradient descent '
-                          '(default: cifar10.MOMENTUM).', lower_bound=0.0, upper_bound=1.0)
-tf.app.flags.DEFINE_float('weight_decay', None, 'Weight decay of the two local layers (default: '
-                          'cifar10.WEIGHT_DECAY).', lower_bound=0.0)
-tf.app.flags.DEFINE_float('conv_weight_decay', None, 'Weight decay of the two convolutions '
-                          '(default: cifar10.CONV_WEIGHT_DECAY).', lower_bound=0.0)
-tf.app.flags.DEFINE_float('moving_average_decay', None, 'Decay of the moving averages of the '
-                          'variables (default: cifar10.MOVING_AVERAGE_DECAY).',
-                          lower_bound=0.0, upper_bound=1.0)
-
-for _name in ('distortion_strength', 'initial_learning_rate', 'num_epochs_per_decay',
-              'learning_rate_decay_factor', 'momentum', 'weight_decay', 'conv_weight_decay',
-              'moving_average_decay'):
-  # Bounds let nan pass, and infinity where there is no upper one.
-  tf.app.flags.register_validator(_name, lambda value: value is None or math.isfinite(value),
-                                  'must be a finite number')
-
-# A run that is resumed with another value of one of these learns differently.
-_LEARNING_FLAGS = ('batch_size', 'num_gpus', 'use_fp16', 'mixed_precision', 'distortion_strength',
-                   'initial_learning_rate', 'learning_rate_schedule', 'num_epochs_per_decay',
-                   'learning_rate_decay_factor', 'momentum', 'weight_decay', 'conv_weight_decay',
-                   'moving_average_decay')
-
-# For --help of the scripts that adopt ours.
-tf.app.flags.adopt_module_key_flags(settings)
+for module in (hyperparameters, settings):  # For --help of the scripts that adopt ours.
+  tf.app.flags.adopt_module_key_flags(module)
 
 
 class SessionCreator(tf.train.SessionCreator):
@@ -108,8 +65,11 @@ def training_session(loss, examples_per_step, classes, num_cpus=1, hooks=(),
   """Opens the session for training on the graph built so far.
 
   It restores or initialises the variables, starts the queue runners, logs, saves, and asks to stop
-  (`session.should_stop()`) after --max_steps, or after SIGINT, SIGTERM or SIGHUP. When the body
-  ends, the last checkpoint is written; after a signal the process then exits.
+  (`session.should_stop()`) after --max_steps.
+
+  What happens on Ctrl-C, `kill` or when the terminal closes: `StopSignals` notes the signal, the
+  step finishes, `_StopHook` asks to stop, `_SaveHook` writes the last checkpoint, and the process
+  exits with the status of the signal.
 
   Args:
     loss: a float32 scalar, to log and to watch.
@@ -142,38 +102,37 @@ def training_session(loss, examples_per_step, classes, num_cpus=1, hooks=(),
       saver.recover_last_checkpoints(older + [checkpoint.path])
     scaffold = tf.train.Scaffold(saver=saver)
 
-    log = _LogHook(train_dir, loss, examples_per_step)
-    save = _SaveHook(train_dir, scaffold)
+    counter = _StepCounter()
+    log = _LogHook(train_dir, loss, examples_per_step, counter)
     if checkpoint and checkpoint.step >= FLAGS.max_steps:
       print('%s has reached step %d: raise --max_steps to train further.'
             % (train_dir, checkpoint.step))
-      all_hooks = list(hooks)
+      all_hooks = [*hooks, counter]
     else:
       runs.record_start(train_dir, _flags(), classes)
       print('Resuming %s from step %d.' % (train_dir, checkpoint.step) if checkpoint
             else 'Training in %s.' % train_dir)
       writer = stack.enter_context(_writer(train_dir))
       # A loss that is not finite stops in the log, which comes first: the last checkpoint stays.
-      all_hooks = [log, *hooks]
+      all_hooks = [log, *hooks, counter]
       if FLAGS.save_summaries_steps:
         log.writer = writer
         all_hooks.append(tf.train.SummarySaverHook(
             FLAGS.save_summaries_steps, summary_writer=writer, scaffold=scaffold))
-      all_hooks.append(save)
+      all_hooks.append(_SaveHook(train_dir, scaffold, counter))
       if FLAGS.profile_steps:
         # This hook's event file comes from a cache, which may have that of an earlier run here.
         tf.summary.FileWriterCache.clear()
         all_hooks.append(tf.train.ProfilerHook(save_steps=FLAGS.profile_steps,
                                                output_dir=train_dir))
+    all_hooks.append(_StopHook(FLAGS.max_steps, signals, counter))
     config = tf_setup.session_config(FLAGS.log_device_placement, num_cpus)
     with tf_setup.explained_errors('run %s again to resume from the last checkpoint'
                                    % console.same_command()):
-      with tf.train.MonitoredSession(session_creator(scaffold, config),
-                                     all_hooks + [_StopHook(FLAGS.max_steps, signals)]) as session:
+      with tf.train.MonitoredSession(session_creator(scaffold, config), all_hooks) as session:
         yield session
-  signals.exit_if_received('%s; %s resumes from there, in %s' % (
-      'before the first step' if save.step is None else 'after step %d' % save.step,
-      console.same_command(), train_dir))
+  signals.exit_if_received('after step %d; %s resumes from there, in %s'
+                           % (counter.step, console.same_command(), train_dir))
   log.raise_if_unread()
 
 
@@ -205,10 +164,11 @@ def _checkpoint_to_resume(train_dir, classes):
   checkpoint = checkpoints.latest_whole(train_dir)
   if not checkpoint:
     return None
-  changes = ['--%s is %s, was %s' % (name, FLAGS[name].value, record['flags'][name])
-             for name in _LEARNING_FLAGS
-             if record and name in FLAGS and FLAGS[name].value != record['flags'].get(
-                 name, FLAGS[name].value)]
+  last_start = record['flags'] if record else {}
+  learning_flags = {'batch_size', 'num_gpus', 'use_fp16', *settings.constants()} - {'data_url'}
+  changes = ['--%s is %s, was %s' % (name, FLAGS[name].value, last_start[name])
+             for name in sorted(learning_flags.intersection(FLAGS, last_start))
+             if FLAGS[name].value != last_start[name]]
   variables = {variable.op.name: variable for variable in tf.global_variables()}
   checkpoints.check_fits(checkpoint, variables)
   # The original's checkpoints may have more than we need. In ours more is an optimizer's state.
@@ -265,8 +225,8 @@ class _Saver(tf.train.Saver):
       raise vanished from error
 
 
-class _StepHook(tf.train.SessionRunHook):
-  """Knows the step without asking for it each time."""
+class _StepCounter(tf.train.SessionRunHook):
+  """Reads the global step after each run; the other hooks look at its `step`."""
 
   step = None  # How many steps have been trained.
 
@@ -277,33 +237,32 @@ class _StepHook(tf.train.SessionRunHook):
     self.step = int(session.run(self._global_step))
 
   def after_run(self, run_context, run_values):
-    self.step += 1
+    self.step = int(run_context.session.run(self._global_step))
 
 
-class _LogHook(_StepHook):
+class _LogHook(tf.train.SessionRunHook):
   """Prints the log lines, and stops when the loss is not finite."""
 
-  def __init__(self, train_dir, loss, examples_per_step):
+  def __init__(self, train_dir, loss, examples_per_step, counter):
     self._train_dir = train_dir
     self._loss = loss
     self._examples_per_step = examples_per_step
+    self._counter = counter
     self._unread = None
     self.writer = None  # A `tf.summary.FileWriter` for the speed.
 
   def after_create_session(self, session, coord):
-    super().after_create_session(session, coord)
-    self._logged_step, self._logged_time = self.step, time.perf_counter()
+    self._steps, self._logged_time = 0, time.perf_counter()
 
   def before_run(self, run_context):
     return tf.train.SessionRunArgs(self._loss)
 
   def after_run(self, run_context, run_values):
+    step = self._counter.step  # Of the step that has just run: the counter comes later.
     loss = run_values.results
     if not math.isfinite(loss):
-      raise UserError('The loss is %s at step %d. %s'
-                      % (loss, self.step, _advice(self._train_dir)))
-    step = self.step  # The first step has number 0.
-    super().after_run(run_context, run_values)
+      raise UserError('The loss is %s at step %d. %s' % (loss, step, _advice(self._train_dir)))
+    self._steps += 1
     if step % FLAGS.log_frequency == 0:
       try:
         self._log(step, loss)
@@ -321,64 +280,56 @@ class _LogHook(_StepHook):
 
   def _log(self, step, loss):
     now = time.perf_counter()
-    secs_per_step = (now - self._logged_time) / (self.step - self._logged_step)
+    secs_per_step = (now - self._logged_time) / self._steps
     examples_per_sec = self._examples_per_step / secs_per_step
     console.log('step %d, loss = %.2f (%.1f examples/sec; %.3f sec/batch)'
                 % (step, loss, examples_per_sec, secs_per_step))
     if self.writer:
       value = tf.Summary.Value(tag='examples/sec', simple_value=examples_per_sec)
       self.writer.add_summary(tf.Summary(value=[value]), step)
-    self._logged_step, self._logged_time = self.step, now
+    self._steps, self._logged_time = 0, now
 
 
-class _SaveHook(_StepHook):
+class _SaveHook(tf.train.SessionRunHook):
   """Writes a checkpoint of a new run, every --save_checkpoint_secs, and at the end.
 
   `tf.train.CheckpointSaverHook` writes one at each start too, over the one that was just restored:
   a kill at that moment would cost it.
   """
 
-  def __init__(self, train_dir, scaffold):
-    self._train_dir, self._scaffold = train_dir, scaffold
+  def __init__(self, train_dir, scaffold, counter):
+    self._train_dir, self._scaffold, self._counter = train_dir, scaffold, counter
 
   def after_create_session(self, session, coord):
-    super().after_create_session(session, coord)
     tf.train.write_graph(session.graph, self._train_dir, 'graph.pbtxt')
     if not self._scaffold.saver.last_checkpoints:  # A new run.
       self._save(session)
-    self._saved_step, self._saved_time = self.step, time.monotonic()
+    self._saved_step, self._saved_time = self._counter.step, time.monotonic()
 
   def after_run(self, run_context, run_values):
-    super().after_run(run_context, run_values)
     if time.monotonic() - self._saved_time >= FLAGS.save_checkpoint_secs:
       self._save(run_context.session)
 
   def end(self, session):
-    if self.step != self._saved_step:
+    if self._counter.step != self._saved_step:
       self._save(session)
 
   def _save(self, session):
     self._scaffold.saver.save(session, os.path.join(self._train_dir, 'model.ckpt'),
-                              global_step=self.step)
-    self._saved_step, self._saved_time = self.step, time.monotonic()
+                              global_step=self._counter.step)
+    self._saved_step, self._saved_time = self._counter.step, time.monotonic()
 
 
-class _StopHook(_StepHook):
+class _StopHook(tf.train.SessionRunHook):
   """Asks to stop after the last step, or after the step during which a signal came."""
 
-  def __init__(self, last_step, signals):
-    """Args:
-      last_step: the number of steps after which to stop.
-      signals: a `StopSignals`.
-    """
-    self._last_step, self._signals = last_step, signals
+  def __init__(self, last_step, signals, counter):
+    self._last_step, self._signals, self._counter = last_step, signals, counter
 
   def after_create_session(self, session, coord):
-    super().after_create_session(session, coord)
-    if self.step >= self._last_step:
+    if self._counter.step >= self._last_step:
       coord.request_stop()
 
   def after_run(self, run_context, run_values):
-    super().after_run(run_context, run_values)
-    if self.step >= self._last_step or self._signals.received:
+    if self._counter.step >= self._last_step or self._signals.received:
       run_context.request_stop()

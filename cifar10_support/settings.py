@@ -10,6 +10,7 @@ import contextlib
 import tensorflow.compat.v1 as tf
 
 from cifar10_support import synthetic
+from cifar10_support.console import UserError
 
 FLAGS = tf.app.flags.FLAGS
 
@@ -23,33 +24,36 @@ tf.app.flags.DEFINE_boolean('mixed_precision', None,
                             'Compute the convolutions and the local layers in bfloat16: faster '
                             'where the hardware has it. The checkpoints are the same.')
 
-# These flags set the constant of the same name in capitals. Each script defines those it needs.
-_CONSTANTS = ('data_url', 'mixed_precision', 'min_queue_examples', 'distortion_strength',
-              'initial_learning_rate', 'learning_rate_schedule', 'num_epochs_per_decay',
-              'learning_rate_decay_factor', 'momentum', 'weight_decay', 'conv_weight_decay',
-              'moving_average_decay')
-
 _DIRECTORIES = ('data_dir', 'train_dir', 'eval_dir', 'checkpoint_dir')
 
 
 @contextlib.contextmanager
 def from_flags(model):
-  """Lets flags and constants agree: a given flag sets its constant, any other takes its value.
+  """Synchronises flags and constants for as long as the context lasts.
 
-  With --synthetic the directories that were not named are those in cifar10/synthetic. Afterwards
-  all is as before, so that `main()` can be called again with other flags.
+  A flag on the command line sets its constant; a flag left out takes the constant's value. With
+  --synthetic the directories that were not named are those in cifar10/synthetic. Everything is
+  restored on exit, so that `main()` can be called again with other flags.
 
   Args:
     model: the module `cifar10`.
+
+  Raises:
+    UserError: --synthetic and another flag name two data sets.
   """
-  names = [name for name in _CONSTANTS if name in FLAGS]
-  flags = {name: FLAGS[name].value for name in names + [n for n in _DIRECTORIES if n in FLAGS]}
-  constants = {name.upper(): getattr(model, name.upper()) for name in names}
+  names = constants()
+  directories = [name for name in _DIRECTORIES if name in FLAGS]
+  flag_values = {name: FLAGS[name].value for name in names + directories}
+  constant_values = {name: getattr(model, name.upper()) for name in names}
   try:
     if FLAGS.synthetic:
+      for name in ('data_url', 'data_dir'):
+        if not FLAGS[name].using_default_value:
+          raise UserError('--synthetic and --%s=%s name two data sets: give one of them.'
+                          % (name, FLAGS[name].value))
       FLAGS['data_url'].value = synthetic.URL
-      for name in _DIRECTORIES:
-        if name in FLAGS and FLAGS[name].value == FLAGS[name].default:
+      for name in directories:
+        if FLAGS[name].using_default_value:
           FLAGS[name].value = FLAGS[name].value.replace('cifar10/', 'cifar10/synthetic/', 1)
     for name in names:
       if FLAGS[name].value is None:
@@ -58,7 +62,17 @@ def from_flags(model):
         setattr(model, name.upper(), FLAGS[name].value)
     yield
   finally:
-    for name, value in flags.items():
+    for name, value in flag_values.items():
       FLAGS[name].value = value
-    for name, value in constants.items():
-      setattr(model, name, value)
+    for name, value in constant_values.items():
+      setattr(model, name.upper(), value)
+
+
+def constants():
+  """Returns the names of the flags that set the constant of the same name in capitals.
+
+  They are those without a default here and, in the scripts that train, in `hyperparameters`.
+  """
+  modules = FLAGS.flags_by_module_dict()
+  return [flag.name for module in (__name__, 'cifar10_support.hyperparameters')
+          for flag in modules.get(module, []) if flag.default is None]

@@ -13,15 +13,17 @@ from cifar10_support import console
 STOP_SIGNALS = tuple(getattr(signal, name) for name in ('SIGINT', 'SIGTERM', 'SIGHUP')
                      if hasattr(signal, name))
 
-_ONE_REQUEST_SECS = 1  # `timeout` signals the process and its group: within this time that is one.
+# `timeout` signals both the process and its group: two signals within this time count as one.
+_ONE_REQUEST_SECS = 1
 
 
 class StopSignals:
   """A context in which signals are noted, so that training can finish its step and save.
 
-  The second SIGINT or SIGTERM ends the process at once, even while an input or a device hangs. In
-  that case the main thread never comes back from TensorFlow, and Python would not call a handler;
-  so a thread watches the signals instead. (A closing terminal may send SIGHUP twice by itself.)
+  A second SIGINT or SIGTERM, more than a second later, ends the process at once, even while an
+  input or a device hangs. In that case the main thread never comes back from TensorFlow, and Python
+  would not call a handler; so a thread watches the signals instead. (A closing terminal may send
+  SIGHUP twice by itself.)
 
   Only the main thread may ask for signals; in any other this does nothing.
   """
@@ -40,9 +42,11 @@ class StopSignals:
     self._wakeup_before = signal.set_wakeup_fd(self._writer.fileno())
     threading.Thread(target=self._watch, args=(reader,), daemon=True).start()
     for number in STOP_SIGNALS:
-      # A shell script that starts us with `&` has Ctrl-C ignored: it stays so.
-      if signal.getsignal(number) != signal.SIG_IGN:
-        self._handlers[number] = signal.signal(number, lambda number, frame: None)
+      handler = signal.getsignal(number)
+      # A shell that starts us in the background (`&`) makes us ignore Ctrl-C: it stays that way.
+      if handler not in (signal.SIG_IGN, None):
+        self._handlers[number] = handler
+        signal.signal(number, lambda number, frame: None)
     return self
 
   def __exit__(self, *error):

@@ -22,7 +22,8 @@ _FILE_ERROR = re.compile('(/?[^;\\s][^;\n]*); (%s)'
 def use_graph_mode():
   """Sets TensorFlow to the mode that the scripts are written for."""
   tf.disable_v2_behavior()
-  # The first kind of variables is read at no defined moment of a step; these have an order.
+  # A reference variable may be read before or after its update in the same step; the reads and
+  # writes of a resource variable have an order.
   tf.enable_resource_variables()
 
 
@@ -137,7 +138,8 @@ def file_error(error):
 
 
 @contextlib.contextmanager
-def explained_errors(then, if_out_of_memory='lower --batch_size, or end what else uses it'):
+def explained_errors(
+    then, if_out_of_memory='lower --batch_size, or close other programs that use it'):
   """Turns TensorFlow's errors about files and memory into a `UserError`.
 
   Args:

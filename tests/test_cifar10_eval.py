@@ -163,7 +163,7 @@ def test_evaluation_and_prediction_follow_the_number_of_classes(
 
 
 def test_without_a_new_checkpoint_patience_ends(whenever_it_waits, capsys):
-  whenever_it_waits += [lambda: None] * 3
+  whenever_it_waits += [lambda: time.sleep(0.15)]
   with pytest.raises(UserError, match='cifar10/train'):
     cifar10_eval.main(patience_secs=0.1)
   # That it waits is said once.
@@ -174,22 +174,6 @@ def test_run_on_another_data_set_is_refused(save):
   save(3, max_steps=9, classes=['one', 'two'])
   FLAGS.run_once = True
   with pytest.raises(UserError, match='cifar10/train .*one, two'):
-    cifar10_eval.main()
-
-
-def test_input_that_fails_is_a_user_error_that_names_the_file(
-    save, small_data_dir, home, monkeypatch):
-  shutil.copytree(small_data_dir, 'data')
-  probabilities = cifar10.probabilities
-
-  def while_the_data_vanish(images):
-    next((home / 'data').rglob('test_batch.bin')).unlink()
-    return probabilities(images)
-
-  save(3, max_steps=9)
-  FLAGS(['cifar10_eval.py', '--run_once', '--data_dir=data'])
-  monkeypatch.setattr(cifar10, 'probabilities', while_the_data_vanish)
-  with pytest.raises(UserError, match=r'test_batch\.bin'):
     cifar10_eval.main()
 
 

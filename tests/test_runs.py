@@ -160,18 +160,21 @@ def test_restart_renames_the_run_says_so_and_keeps_every_file(train_dir, capsys)
   assert str(train_dir) in out and str(old) in out
 
 
-def test_restart_renames_a_run_of_the_original(tmp_path):
+# The original has no run.json, and in its first form a checkpoint was one file.
+@pytest.mark.parametrize('names', [
+    ['checkpoint', 'model.ckpt-7.index'], ['model.ckpt-7.index'], ['model.ckpt-7']])
+def test_restart_renames_whatever_would_be_resumed(tmp_path, names):
   train_dir = tmp_path / 'train'
   train_dir.mkdir()
-  for name in ('checkpoint', 'model.ckpt-7.index'):
+  for name in names:
     (train_dir / name).write_text(name)
   _start(train_dir, restart=True)
   [old] = _renamed(train_dir)
-  assert sorted(os.listdir(old)) == ['checkpoint', 'model.ckpt-7.index']
+  assert sorted(os.listdir(old)) == names
 
 
-@pytest.mark.parametrize('names', [[], ['notes.txt'], ['checkpoint'], ['model.ckpt-7.index'],
-                                   ['train/run.json']])
+@pytest.mark.parametrize('names', [[], ['notes.txt'], ['checkpoint'], ['model.ckpt-7.meta'],
+                                   ['ckpt-7.index'], ['train/run.json']])
 def test_restart_leaves_a_directory_without_a_run_as_it_is(tmp_path, names):
   train_dir = tmp_path / 'other'
   train_dir.mkdir()

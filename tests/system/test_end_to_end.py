@@ -103,7 +103,7 @@ def recognised(run_dir):
               for i in range(0, count, 100)]
     return np.concatenate(logits).argmax(1) == labels[:count]
 
-  return {AVERAGES: recognise(AVERAGES, 2000), '': recognise('', 1000),
+  return {AVERAGES: recognise(AVERAGES, 1000), '': recognise('', 1000),
           'train_eval': recognise(AVERAGES, 1000, 'data_batch_1.bin')}
 
 
@@ -111,25 +111,25 @@ def test_precision_is_well_above_chance(home, recognised):
   precision = _precision(home)
   assert precision > 0.4  # Chance is 0.1.
   # Five standard deviations of the part that numpy has seen.
-  assert precision == pytest.approx(np.mean(recognised[AVERAGES]), abs=0.056)
+  assert precision == pytest.approx(np.mean(recognised[AVERAGES]), abs=0.08)
 
 
-@pytest.mark.parametrize('batch_size', [7, 128, 2000])
+@pytest.mark.parametrize('batch_size', [7, 128, 1000])
 def test_precision_is_that_of_numpy_at_every_batch_size(batch_size, home, recognised):
-  precision = _precision(home, '--num_examples=2000', '--batch_size=%d' % batch_size)
+  precision = _precision(home, '--num_examples=1000', '--batch_size=%d' % batch_size)
   # Apart from a rounding error that decides between two nearly equal logits.
   assert precision == pytest.approx(np.mean(recognised[AVERAGES]), abs=0.0011)
 
 
 def test_plain_variables_can_be_evaluated_too(home, recognised):
   precision = _precision(home, '--use_moving_averages=false', '--num_examples=1000')
-  assert np.any(recognised[''] != recognised[AVERAGES][:1000])
+  assert np.any(recognised[''] != recognised[AVERAGES])
   assert precision == pytest.approx(np.mean(recognised['']), abs=0.0011)
 
 
 def test_training_images_can_be_evaluated_too(home, recognised):
   precision = _precision(home, '--eval_data=train_eval', '--num_examples=1000')
-  assert np.any(recognised['train_eval'] != recognised[AVERAGES][:1000])
+  assert np.any(recognised['train_eval'] != recognised[AVERAGES])
   assert precision == pytest.approx(np.mean(recognised['train_eval']), abs=0.0011)
 
 
