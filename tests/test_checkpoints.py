@@ -299,6 +299,7 @@ def test_checkpoints_of_2015_are_evaluated_and_not_resumed(
         session, str(train_dir / 'model.ckpt'), global_step=7, write_meta_graph=False)
   is_one_file = write_version == tf.train.SaverDef.V1
   assert (train_dir / 'model.ckpt-7').exists() == is_one_file
+  (train_dir / 'checkpoint').unlink()
   assert _evaluated_step(small_data_dir, tmp_path) == 7
 
   before = _contents(train_dir)

@@ -180,7 +180,7 @@ def test_restart_leaves_a_directory_without_a_run_as_it_is(tmp_path, names):
   train_dir.mkdir()
   for name in names:
     (train_dir / name).parent.mkdir(exist_ok=True)
-    (train_dir / name).write_text('mine')
+    (train_dir / name).write_text('model_checkpoint_path: "model.ckpt-7"')
   before = _contents(train_dir)
   _start(train_dir, restart=True)
   assert _renamed(train_dir) == []
