@@ -15,14 +15,15 @@ descends from the one that Alex Krizhevsky trained on this data set with cuda-co
 
 import re
 
+from cifar10_support import console  # First, because it imports TensorFlow quietly.
+from cifar10_support import dataset
+from cifar10_support import summaries
+from cifar10_support import tf_setup
+
 import numpy as np
 import tensorflow.compat.v1 as tf
 
 import cifar10_input
-from cifar10_support import console
-from cifar10_support import dataset
-from cifar10_support import summaries
-from cifar10_support import tf_setup
 
 FLAGS = tf.app.flags.FLAGS
 

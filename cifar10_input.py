@@ -9,9 +9,9 @@ pipeline for evaluation has neither the shuffling nor the distortions. All of it
 even where there is a GPU, which has better things to do.
 """
 
-import tensorflow.compat.v1 as tf
+from cifar10_support import dataset  # First, because it imports TensorFlow quietly.
 
-from cifar10_support import dataset
+import tensorflow.compat.v1 as tf
 
 # Pixels on a side of what the network sees: a part of the 32 in the files.
 IMAGE_SIZE = 24

@@ -57,8 +57,8 @@ def home(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def trained(home):
-  """The finished process of a training run on the synthetic set, 1,000 steps."""
-  return _run(home, 'cifar10_train.py', '--synthetic', '--max_steps=1000', '--batch_size=32',
+  """The finished process of a training run on the synthetic set, 600 steps."""
+  return _run(home, 'cifar10_train.py', '--synthetic', '--max_steps=600', '--batch_size=32',
               '--log_frequency=100')
 
 
@@ -73,7 +73,7 @@ def test_training_prints_the_lines_of_the_contract_and_where_it_writes(trained):
   assert lines[0] == FILLING
   assert 'cifar10/synthetic/train' in lines[1]
   assert [re.match(TIME + r': step (\d+),', line).group(1) for line in lines[2:]] == [
-      str(step) for step in range(0, 1000, 100)]
+      str(step) for step in range(0, 600, 100)]
   assert all(re.fullmatch(STEP, line) for line in lines[2:])
   losses = [float(line.split()[6]) for line in lines[2:]]
   assert 4.5 < losses[0] < 4.8
@@ -85,7 +85,7 @@ def test_everything_written_is_under_cifar10(trained, home, run_dir):
   assert os.listdir(home / 'cifar10') == ['synthetic']
   assert {'data', 'train'} <= set(os.listdir(run_dir))
   record = json.loads((run_dir / 'train' / 'run.json').read_text())
-  assert record['flags']['max_steps'] == 1000
+  assert record['flags']['max_steps'] == 600
   assert record['flags']['batch_size'] == 32
   assert record['tensorflow'] == tf.__version__
 
@@ -93,7 +93,7 @@ def test_everything_written_is_under_cifar10(trained, home, run_dir):
 @pytest.fixture(scope='module')
 def recognised(run_dir):
   """For each test image whether numpy's network recognises it, by the suffix of the variables."""
-  reader = tf.train.load_checkpoint(str(run_dir / 'train' / 'model.ckpt-1000'))
+  reader = tf.train.load_checkpoint(str(run_dir / 'train' / 'model.ckpt-600'))
   keys = [key for key in reader.get_variable_to_shape_map() if re.search('(weights|biases)$', key)]
 
   def recognise(suffix, count, name='test_batch.bin'):
@@ -150,11 +150,11 @@ def test_second_start_resumes(run_dir, tmp_path):
   home = tmp_path / 'home'
   shutil.copytree(run_dir, home / 'cifar10' / 'synthetic')  # The other tests need it as it is.
   process = warm_process.WarmProcess(home, 'cifar10_train.py', [
-      '--synthetic', '--max_steps=1002', '--batch_size=32', '--log_frequency=1'])
+      '--synthetic', '--max_steps=602', '--batch_size=32', '--log_frequency=1'])
   assert (process.wait(), process.err) == (0, '')
   lines = process.out.splitlines()
-  assert 'cifar10/synthetic/train' in lines[1] and 'step 1000' in lines[1]
-  assert [re.search('step ([0-9]+)', line).group(1) for line in lines[2:]] == ['1000', '1001']
+  assert 'cifar10/synthetic/train' in lines[1] and 'step 600' in lines[1]
+  assert [re.search('step ([0-9]+)', line).group(1) for line in lines[2:]] == ['600', '601']
 
 
 def test_evaluation_follows_a_training_to_its_end(small_data_dir, tmp_path):

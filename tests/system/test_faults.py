@@ -349,7 +349,7 @@ def test_evaluation_beside_a_training_whose_checkpoints_come_and_go(home, small_
   evaluation = warm_process.WarmProcess(home / 'evaluation', EVAL, [
       data, '--eval_interval_secs=0', '--checkpoint_dir=%s/cifar10/train' % home])
   training = warm_process.WarmProcess(home, TRAIN, [
-      data, '--batch_size=16', '--max_steps=600', '--save_checkpoint_secs=1'])
+      data, '--batch_size=8', '--max_steps=600', '--save_checkpoint_secs=1'])
   assert training.wait() == 0, training.err
   assert evaluation.wait() == 0, evaluation.err
   assert (training.err, evaluation.err) == ('', '')
