@@ -349,7 +349,7 @@ def test_evaluation_beside_a_training_whose_checkpoints_come_and_go(home, small_
   evaluation = warm_process.WarmProcess(home / 'evaluation', EVAL, [
       data, '--eval_interval_secs=0', '--checkpoint_dir=%s/cifar10/train' % home])
   training = warm_process.WarmProcess(home, TRAIN, [
-      data, '--batch_size=8', '--max_steps=600', '--save_checkpoint_secs=1'])
+      data, '--batch_size=8', '--max_steps=900', '--save_checkpoint_secs=1'])
   assert training.wait() == 0, training.err
   assert evaluation.wait() == 0, evaluation.err
   assert (training.err, evaluation.err) == ('', '')
@@ -358,7 +358,7 @@ def test_evaluation_beside_a_training_whose_checkpoints_come_and_go(home, small_
             for value in event.summary.value if value.tag == 'precision @ 1']
   steps = [step for step, _ in points]
   assert steps == sorted(set(steps))
-  assert steps[-1] == 600
+  assert steps[-1] == 900
   # Training keeps the last five: some were deleted meanwhile.
   assert len(steps) > 5
   # Of the 100 test images each is counted.
