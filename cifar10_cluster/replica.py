@@ -126,7 +126,7 @@ class Replica:
       classes: the names of the data set's classes.
 
     Yields:
-      A `tf.train.MonitoredSession`.
+      On the chief a `TrainingSession`, else a `tf.train.MonitoredSession`.
 
     Raises:
       UserError: as `training_session` does, or another task is missing.

@@ -68,7 +68,7 @@ def training_session(loss, examples_per_step, classes, num_cpus=1, hooks=(),
   (`session.should_stop()`) after --max_steps.
 
   What happens on Ctrl-C, `kill` or when the terminal closes: `StopSignals` notes the signal, the
-  step finishes, `_StopHook` asks to stop, `_SaveHook` writes the last checkpoint, and the process
+  step finishes, `should_stop()` is true, `_SaveHook` writes the last checkpoint, and the process
   exits with the status of the signal.
 
   Args:
@@ -76,13 +76,14 @@ def training_session(loss, examples_per_step, classes, num_cpus=1, hooks=(),
     examples_per_step: how many images a step takes.
     classes: the names of the data set's classes.
     num_cpus: how many logical devices the processor is, see `tf_setup.tower_devices`.
-    hooks: further `tf.train.SessionRunHook`s; they run after the log and before what saves.
+    hooks: further `tf.train.SessionRunHook`s; they run in every step, after the log and before what
+      saves.
     session_creator: a function that returns a `tf.train.SessionCreator`, called as
       `SessionCreator` is.
     signals: a `StopSignals` context that is already entered, or None for one of our own.
 
   Yields:
-    A `tf.train.MonitoredSession`.
+    A `TrainingSession`.
 
   Raises:
     UserError: --train_dir cannot be used, the loss or the weights are not finite, or the disk or
@@ -117,20 +118,18 @@ def training_session(loss, examples_per_step, classes, num_cpus=1, hooks=(),
       all_hooks = [log, *hooks, counter]
       if FLAGS.save_summaries_steps:
         log.writer = writer
-        all_hooks.append(tf.train.SummarySaverHook(
-            FLAGS.save_summaries_steps, summary_writer=writer, scaffold=scaffold))
+        all_hooks.append(_SummaryHook(writer, scaffold, counter))
       all_hooks.append(_SaveHook(train_dir, scaffold, counter))
       if FLAGS.profile_steps:
         # This hook's event file comes from a cache, which may have that of an earlier run here.
         tf.summary.FileWriterCache.clear()
         all_hooks.append(tf.train.ProfilerHook(save_steps=FLAGS.profile_steps,
                                                output_dir=train_dir))
-    all_hooks.append(_StopHook(FLAGS.max_steps, signals, counter))
     config = tf_setup.session_config(FLAGS.log_device_placement, num_cpus)
     with tf_setup.explained_errors('run %s again to resume from the last checkpoint'
                                    % console.same_command()):
       with tf.train.MonitoredSession(session_creator(scaffold, config), all_hooks) as session:
-        yield session
+        yield TrainingSession(session, all_hooks, log, counter, signals)
   signals.exit_if_received('after step %d; %s resumes from there, in %s'
                            % (counter.step, console.same_command(), train_dir))
   log.raise_if_unread()
@@ -225,41 +224,98 @@ class _Saver(tf.train.Saver):
       raise vanished from error
 
 
-class _StepCounter(tf.train.SessionRunHook):
-  """Reads the global step after each run; the other hooks look at its `step`."""
+class TrainingSession:
+  """A `tf.train.MonitoredSession` whose `run` takes a short cut in most steps.
 
+  Calling hooks takes half a millisecond of Python, and a GPU may take no longer for the whole step
+  (docs/speed.md). So they are called only where one wants to fetch something; in all other steps
+  their `after_step` is enough.
+  """
+
+  def __init__(self, session, hooks, log, counter, signals):
+    """Args:
+      session: the `tf.train.MonitoredSession`.
+      hooks: all of its hooks; those that are no `_Hook` are called in every step.
+      log, counter, signals: a `_LogHook`, which is the first hook, a `_StepCounter`, and a
+        `StopSignals`.
+    """
+    self._session, self._hooks = session, hooks
+    self._log, self._counter, self._signals = log, counter, signals
+    self._last_step = FLAGS.max_steps
+    self._is_short_cut_allowed = all(isinstance(hook, _Hook) for hook in hooks)
+    self._fetches = self._step = None
+
+  def should_stop(self):
+    """Returns whether that was the last step, or a signal came during it."""
+    return bool(self._counter.step >= self._last_step or self._signals.received or self._log.unread
+                or self._session.should_stop())
+
+  def run(self, fetches):
+    """Runs one step, such as what `cifar10.train` returns; returns the value of `fetches`."""
+    step = self._counter.step
+    if not self._is_short_cut_allowed or any(hook.fetches_at(step) for hook in self._hooks):
+      return self._session.run(fetches)
+    session = self._counter.session
+    if fetches is not self._fetches:
+      # Unlike `Session.run`, this looks up what to fetch once and for all.
+      self._fetches, self._step = fetches, session.make_callable([self._log.loss, fetches])
+    loss, values = self._step()
+    for hook in self._hooks:
+      hook.after_step(session, loss)
+    return values
+
+
+class _Hook(tf.train.SessionRunHook):
+  """A hook that need not be called in every step."""
+
+  def fetches_at(self, step):
+    """Returns whether it must be called for the next step, after that many."""
+    return False
+
+  def after_step(self, session, loss):
+    """What it does after every step; `loss` is for the log only."""
+
+  def after_run(self, run_context, run_values):
+    self.after_step(run_context.session, run_values.results)
+
+
+class _StepCounter(_Hook):
+  """Reads the global step after each step; the others look at its `step`."""
+
+  session = None  # The one inside the `tf.train.MonitoredSession`.
   step = None  # How many steps have been trained.
 
   def begin(self):
     self._global_step = tf.train.get_global_step()
 
   def after_create_session(self, session, coord):
-    self.step = int(session.run(self._global_step))
+    self.session = session
+    self._read = session.make_callable(self._global_step)
+    self.step = int(self._read())
 
-  def after_run(self, run_context, run_values):
-    self.step = int(run_context.session.run(self._global_step))
+  def after_step(self, session, loss):
+    self.step = int(self._read())
 
 
-class _LogHook(tf.train.SessionRunHook):
+class _LogHook(_Hook):
   """Prints the log lines, and stops when the loss is not finite."""
 
   def __init__(self, train_dir, loss, examples_per_step, counter):
+    self.loss = loss
     self._train_dir = train_dir
-    self._loss = loss
     self._examples_per_step = examples_per_step
     self._counter = counter
-    self._unread = None
+    self.unread = None  # Why the log cannot be written any more.
     self.writer = None  # A `tf.summary.FileWriter` for the speed.
 
   def after_create_session(self, session, coord):
     self._steps, self._logged_time = 0, time.perf_counter()
 
   def before_run(self, run_context):
-    return tf.train.SessionRunArgs(self._loss)
+    return tf.train.SessionRunArgs(self.loss)
 
-  def after_run(self, run_context, run_values):
+  def after_step(self, session, loss):
     step = self._counter.step  # Of the step that has just run: the counter comes later.
-    loss = run_values.results
     if not math.isfinite(loss):
       raise UserError('The loss is %s at step %d. %s' % (loss, step, _advice(self._train_dir)))
     self._steps += 1
@@ -267,16 +323,15 @@ class _LogHook(tf.train.SessionRunHook):
       try:
         self._log(step, loss)
       except (BrokenPipeError, UserError) as error:
-        self._unread = error
-        run_context.request_stop()
+        self.unread = error
 
   def raise_if_unread(self):
     """Reports, now that the run is safe on disk, that the log cannot be written any more.
 
     The disk of a log file is full, or whoever read the lines has left (`| head`).
     """
-    if self._unread:
-      raise self._unread
+    if self.unread:
+      raise self.unread
 
   def _log(self, step, loss):
     now = time.perf_counter()
@@ -290,7 +345,32 @@ class _LogHook(tf.train.SessionRunHook):
     self._steps, self._logged_time = 0, now
 
 
-class _SaveHook(tf.train.SessionRunHook):
+class _SummaryHook(_Hook):
+  """Writes the summaries of every --save_summaries_steps-th step.
+
+  `tf.train.SummarySaverHook` wants to be called in every step.
+  """
+
+  def __init__(self, writer, scaffold, counter):
+    self._writer, self._scaffold, self._counter = writer, scaffold, counter
+
+  def fetches_at(self, step):
+    return step % FLAGS.save_summaries_steps == 0
+
+  def after_create_session(self, session, coord):
+    # From here on TensorBoard drops what a start that was killed had written after the checkpoint.
+    self._writer.add_session_log(tf.SessionLog(status=tf.SessionLog.START), self._counter.step + 1)
+
+  def before_run(self, run_context):
+    if self.fetches_at(self._counter.step):
+      return tf.train.SessionRunArgs(self._scaffold.summary_op)
+
+  def after_run(self, run_context, run_values):
+    if run_values.results is not None:
+      self._writer.add_summary(run_values.results, self._counter.step)
+
+
+class _SaveHook(_Hook):
   """Writes a checkpoint of a new run, every --save_checkpoint_secs, and at the end.
 
   `tf.train.CheckpointSaverHook` writes one at each start too, over the one that was just restored:
@@ -306,9 +386,9 @@ class _SaveHook(tf.train.SessionRunHook):
       self._save(session)
     self._saved_step, self._saved_time = self._counter.step, time.monotonic()
 
-  def after_run(self, run_context, run_values):
+  def after_step(self, session, loss):
     if time.monotonic() - self._saved_time >= FLAGS.save_checkpoint_secs:
-      self._save(run_context.session)
+      self._save(session)
 
   def end(self, session):
     if self._counter.step != self._saved_step:
@@ -318,18 +398,3 @@ class _SaveHook(tf.train.SessionRunHook):
     self._scaffold.saver.save(session, os.path.join(self._train_dir, 'model.ckpt'),
                               global_step=self._counter.step)
     self._saved_step, self._saved_time = self._counter.step, time.monotonic()
-
-
-class _StopHook(tf.train.SessionRunHook):
-  """Asks to stop after the last step, or after the step during which a signal came."""
-
-  def __init__(self, last_step, signals, counter):
-    self._last_step, self._signals, self._counter = last_step, signals, counter
-
-  def after_create_session(self, session, coord):
-    if self._counter.step >= self._last_step:
-      coord.request_stop()
-
-  def after_run(self, run_context, run_values):
-    if self._counter.step >= self._last_step or self._signals.received:
-      run_context.request_stop()

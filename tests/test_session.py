@@ -111,6 +111,16 @@ def test_summaries_come_every_so_many_steps(train_dir):
   assert [step for step, tag, _ in _events(train_dir) if tag == 'loss'] == [1, 4, 7]
 
 
+def test_event_files_say_where_a_start_begins(train_dir):
+  FLAGS.save_summaries_steps = 3
+  for max_steps in (5, 9):
+    _train(max_steps)
+  # TensorBoard drops what an earlier start wrote from this step on.
+  assert [event.step for path in sorted(train_dir.glob('events.*'))
+          for event in tf.train.summary_iterator(str(path))
+          if event.session_log.status == tf.SessionLog.START] == [1, 6]
+
+
 def test_no_summaries_means_no_speed_either(train_dir):
   FLAGS.save_summaries_steps = 0
   _train(5)
@@ -360,6 +370,15 @@ def test_second_training_in_one_process_writes_event_files_too(train_dir, start_
 
 
 @pytest.mark.parametrize('bad', [float('nan'), float('inf')])
+@pytest.mark.parametrize('log_frequency', [1, 100])
+def test_loss_that_is_not_finite_ends_the_run(train_dir, bad, log_frequency):
+  FLAGS.log_frequency = log_frequency
+  with pytest.raises(UserError, match='%s at step 5' % bad):
+    _train(10, loss_at=lambda step: 1.0 if step < 5 else bad)
+  assert _steps(train_dir) == {0}
+
+
+@pytest.mark.parametrize('bad', [float('nan'), float('inf')])
 def test_loss_that_is_not_finite_ends_the_run_with_the_last_checkpoint_kept(
     train_dir, save_each_step, bad):
   with pytest.raises(UserError, match='%s at step 5' % bad) as raised:
@@ -411,7 +430,7 @@ def test_signals_of_the_callers_own_count(train_dir):
     with pytest.raises(SystemExit) as raised:
       _train(100, signals=stop)
   assert raised.value.code == 143
-  assert _steps(train_dir) == {0, 1}
+  assert _steps(train_dir) == {0}
 
 
 def test_session_comes_from_the_callers_creator(train_dir):
@@ -438,6 +457,46 @@ def test_callers_hooks_run_after_the_log_and_before_what_saves(train_dir, save_e
          if LINE.match(line) or line.startswith('hook')]
   assert [LINE.sub(r'step \1', line) for line in out] == [
       'step 0', 'hook after {0}', 'step 1', 'hook after {0, 1}']
+
+
+def test_callers_hooks_run_in_every_step():
+  class Hook(tf.train.SessionRunHook):
+    runs = 0
+
+    def after_run(self, run_context, run_values):
+      self.runs += 1
+
+  hook = Hook()
+  FLAGS.log_frequency = 100
+  _train(7, hooks=[hook])
+  assert hook.runs == 7
+
+
+def test_session_returns_what_was_fetched_in_every_step():
+  FLAGS.log_frequency = 3
+  FLAGS.max_steps = 9
+  global_step = tf.train.get_or_create_global_step()
+  weights = tf.get_variable('weights', initializer=[1.0, 2.0])
+  loss = tf.reduce_sum(weights)
+  train_op = tf.assign_add(global_step, 1)
+  with training.training_session(loss, 5, ('hot', 'cold')) as session:
+    for step in range(1, 10):  # Steps 1, 4 and 7 are logged, the others are not.
+      assert session.run(train_op) == step
+      values, total = session.run([weights, loss])  # Which is no step.
+      assert values.tolist() == [1.0, 2.0]
+      assert total == 3.0
+      assert session.should_stop() == (step == 9)
+
+
+def test_session_counts_what_the_variable_counts(train_dir, capsys):
+  FLAGS.max_steps = 12
+  by_three = tf.assign_add(tf.train.get_or_create_global_step(), 3)
+  loss = tf.reduce_sum(tf.zeros_like(tf.get_variable('weights', [3])))
+  with training.training_session(loss, 5, ('hot', 'cold')) as session:
+    while not session.should_stop():
+      session.run(by_three)
+  assert [step for step, _ in _log(capsys.readouterr().out)] == [0, 6]
+  assert _steps(train_dir) == {0, 12}
 
 
 def test_second_training_in_a_directory_is_refused(train_dir):
