@@ -30,9 +30,10 @@ def train(data_set):
     global_step = tf.train.get_or_create_global_step()
 
     images, labels = cifar10.distorted_inputs(data_set)
-    logits = cifar10.inference(images)
-    loss = cifar10.loss(logits, labels)
-    train_op = cifar10.train(loss, global_step)
+    with tf_setup.on_gpu():  # If there is one.
+      logits = cifar10.inference(images)
+      loss = cifar10.loss(logits, labels)
+      train_op = cifar10.train(loss, global_step)
 
     with training.training_session(loss, FLAGS.batch_size, data_set.classes) as session:
       while not session.should_stop():

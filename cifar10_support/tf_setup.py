@@ -41,6 +41,31 @@ def session_config(log_device_placement=False, num_cpus=1):
                         gpu_options=tf.GPUOptions(allow_growth=True))
 
 
+def num_gpus():
+  """Returns how many GPUs TensorFlow can use here."""
+  return len(tf.config.list_physical_devices('GPU'))
+
+
+@contextlib.contextmanager
+def on_gpu():
+  """Puts what is added inside on the GPU, variables included. Without a GPU it changes nothing.
+
+  Several towers share variables on the CPU. A single network has them to itself: on the GPU, they
+  and their gradients need no copying.
+  """
+  if not num_gpus():
+    yield
+    return
+
+  def variable_on_gpu(getter, *args, **kwargs):
+    with tf.device('/gpu:0'):  # The innermost counts, and `cifar10._variable_on_cpu` is further out.
+      return getter(*args, **kwargs)
+
+  with tf.device('/gpu:0'), tf.variable_scope(tf.get_variable_scope(),
+                                              custom_getter=variable_on_gpu):
+    yield
+
+
 def tower_devices(num_towers):
   """Returns a device for each tower: a GPU each, or shared ones, which it says, if there are fewer.
 
@@ -53,7 +78,7 @@ def tower_devices(num_towers):
   Returns:
     A list of strings, such as '/gpu:0'.
   """
-  gpus = len(tf.config.list_physical_devices('GPU'))
+  gpus = num_gpus()
   if not gpus:
     print('No GPU here: the towers run on the CPU.')
     return ['/cpu:%d' % i for i in range(num_towers)]

@@ -47,6 +47,18 @@ def default_signals():
   signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
+@pytest.fixture
+def with_gpus(monkeypatch):
+  """A function after which graphs are built as on a machine with that many GPUs.
+
+  They run on any machine: TensorFlow places ops on the CPU if the GPU they ask for does not exist.
+  """
+  def pretend(count):
+    monkeypatch.setattr(tf.config, 'list_physical_devices', {'GPU': ['any'] * count}.get)
+
+  return pretend
+
+
 @pytest.fixture(scope='session')
 def data_dir(tmp_path_factory):
   """Path of a synthetic data set of the size of CIFAR-10."""

@@ -15,12 +15,6 @@ from cifar10_support import tf_setup
 FLAGS = tf.app.flags.FLAGS
 
 
-@pytest.fixture
-def two_gpus(monkeypatch):
-  """Has graphs built as if there were two GPUs."""
-  monkeypatch.setattr(tf.config, 'list_physical_devices', {'GPU': ['one', 'two']}.get)
-
-
 def _build(towers, images, labels):
   """Adds the training of one device (0 towers) or of towers, which share the images equally."""
   global_step = tf.train.get_or_create_global_step()
@@ -116,7 +110,8 @@ def graph_of(small_data_set, monkeypatch):
   return build
 
 
-def test_variables_are_on_the_cpu_and_each_tower_on_its_gpu(graph_of, two_gpus):
+def test_variables_are_on_the_cpu_and_each_tower_on_its_gpu(graph_of, with_gpus):
+  with_gpus(2)
   operations = graph_of(towers=3).get_operations()
   for op in operations:
     if op.type in ('VarHandleOp', 'ResourceApplyGradientDescent', 'AssignVariableOp',

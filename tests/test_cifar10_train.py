@@ -10,6 +10,9 @@ import cifar10_train
 
 FLAGS = tf.app.flags.FLAGS
 
+MODEL_VARIABLES = {'%s/%s' % (layer, kind) for kind in ('weights', 'biases')
+                   for layer in ('conv1', 'conv2', 'local3', 'local4', 'softmax_linear')}
+
 
 @pytest.fixture(autouse=True)
 def flags(tmp_path, monkeypatch, small_data_dir):
@@ -38,18 +41,48 @@ def test_training_updates_the_weights_logs_and_saves(tmp_path, capsys):
     assert [line for line in lines if re.fullmatch(shape % step, line)], lines
 
 
-def test_input_is_on_the_cpu_and_the_network_where_tensorflow_puts_it(monkeypatch, small_data_set):
-  graphs = []
+@pytest.fixture
+def graph_on(monkeypatch, small_data_set, with_gpus):
+  """Returns the script's graph as it is on a machine with that many GPUs."""
+  def build(gpus):
+    graphs = []
 
-  @contextlib.contextmanager
-  def no_session(loss, examples_per_step, classes):
-    assert (examples_per_step, classes) == (4, small_data_set.classes)
-    graphs.append(loss.graph)
-    yield types.SimpleNamespace(should_stop=lambda: True)
+    @contextlib.contextmanager
+    def no_session(loss, examples_per_step, classes):
+      assert (examples_per_step, classes) == (4, small_data_set.classes)
+      graphs.append(loss.graph)
+      yield types.SimpleNamespace(should_stop=lambda: True)
 
-  monkeypatch.setattr(training, 'training_session', no_session)
-  cifar10_train.train(small_data_set)
-  [graph] = graphs
-  operations = graph.get_operations()
-  assert {op.device for op in operations if op.name.startswith('input/')} == {'/device:CPU:0'}
-  assert {op.device for op in operations if op.type.startswith('Conv2D')} == {''}
+    monkeypatch.setattr(training, 'training_session', no_session)
+    with_gpus(gpus)
+    cifar10_train.train(small_data_set)
+    return graphs[0]
+
+  return build
+
+
+def _devices(graph, is_meant):
+  devices = {op.device for op in graph.get_operations() if is_meant(op)}
+  assert devices
+  return devices
+
+
+def test_without_a_gpu_only_input_and_variables_ask_for_a_device(graph_on):
+  graph = graph_on(gpus=0)
+  assert _devices(graph, lambda op: op.name.startswith('input/')) == {'/device:CPU:0'}
+  assert _devices(graph, lambda op: op.name in MODEL_VARIABLES) == {'/device:CPU:0'}
+  assert _devices(graph, lambda op: op.type.startswith('Conv2D')) == {''}
+  assert _devices(graph, lambda op: True) == {'', '/device:CPU:0'}
+
+
+def test_with_a_gpu_all_but_the_input_is_on_it(graph_on):
+  graph = graph_on(gpus=2)  # Of which it takes one.
+  assert _devices(graph, lambda op: op.name.startswith('input/')) == {'/device:CPU:0'}
+  averages = {name + '/ExponentialMovingAverage' for name in MODEL_VARIABLES}
+  for names in (MODEL_VARIABLES, averages):
+    assert names <= {op.name for op in graph.get_operations()}
+    assert _devices(graph, lambda op: op.name in names) == {'/device:GPU:0'}
+  for kind in ('Conv2D', 'Conv2DBackpropFilter', 'MatMul', 'ResourceApplyGradientDescent',
+               'AssignSubVariableOp', 'SparseSoftmaxCrossEntropyWithLogits'):
+    assert _devices(graph, lambda op: op.type == kind) == {'/device:GPU:0'}, kind
+  assert _devices(graph, lambda op: not op.name.startswith('input/')) == {'', '/device:GPU:0'}

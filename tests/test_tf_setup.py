@@ -60,8 +60,8 @@ def test_bfloat16_is_used_where_the_gpus_or_else_the_processor_have_it(
     (0, 1, ['/cpu:0'], True), (0, 3, ['/cpu:0', '/cpu:1', '/cpu:2'], True),
     (2, 1, ['/gpu:0'], False), (2, 2, ['/gpu:0', '/gpu:1'], False),
     (2, 3, ['/gpu:0', '/gpu:1', '/gpu:0'], True)])
-def test_each_tower_has_a_gpu_or_what_there_is(gpus, towers, devices, is_told, monkeypatch, capsys):
-  monkeypatch.setattr(tf.config, 'list_physical_devices', {'GPU': ['any'] * gpus}.get)
+def test_each_tower_has_a_gpu_or_what_there_is(gpus, towers, devices, is_told, with_gpus, capsys):
+  with_gpus(gpus)
   assert tf_setup.tower_devices(towers) == devices
   assert bool(capsys.readouterr().out) == is_told
 
