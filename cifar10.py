@@ -305,7 +305,8 @@ def train(total_loss, global_step):
   gradients = optimizer.compute_gradients(total_loss)
   gradient_summaries(gradients)
   update = apply_gradients(optimizer, gradients, global_step)  # And the moving averages.
-  return tf.group(update, loss_summaries(tf.get_collection('losses') + [total_loss]), name='train')
+  smooth = loss_summaries(tf.get_collection('losses') + [total_loss])
+  return tf.group(update, smooth, *tf.get_collection(tf_setup.STAGING), name='train')
 
 
 def gradient_descent(global_step, examples_per_step):

@@ -6,10 +6,11 @@ The pipeline for training; each arrow is a queue, or an op over many images at o
 
 The shuffle queue holds images as they are in the files, at a quarter of their size as floats. The
 pipeline for evaluation has neither the shuffling nor the distortions. All of it runs on the CPU,
-even where there is a GPU, which has better things to do.
+even where there is a GPU, which has better things to do; training stages its batches there.
 """
 
 from cifar10_support import dataset  # First, because it imports TensorFlow quietly.
+from cifar10_support import tf_setup
 
 import tensorflow.compat.v1 as tf
 
@@ -229,6 +230,32 @@ def prefetch_queue(images, labels, capacity):
   # Two threads: one waits for its batch while the other works on it.
   tf.train.add_queue_runner(tf.train.QueueRunner(queue, [queue.enqueue([images, labels])] * 2))
   return queue
+
+
+def stage(images, labels):
+  """Adds a staging area: the next batch is copied to the GPU while it computes with this one.
+
+  Each step takes a batch out of the area and puts the next one in. The op that puts it there goes
+  to the collection `tf_setup.STAGING`: `cifar10.train` adds it to each step, and `training_session`
+  runs it once before the first. (`tf.contrib.staging.StagingArea` consisted of these two ops.)
+
+  Args:
+    images, labels: tensors that are the next batch each time they are run, without an end.
+
+  Returns:
+    Images and labels in the same order, on the device of the current scope; without a GPU the
+    arguments.
+  """
+  if not tf_setup.num_gpus():
+    return images, labels
+  with tf.name_scope('staging'):
+    area = tf.get_default_graph().unique_name('area')  # By which the two ops share it.
+    put = tf.raw_ops.Stage(values=[images, labels], shared_name=area)
+    tf.add_to_collection(tf_setup.STAGING, put)
+    staged = tf.raw_ops.Unstage(dtypes=[images.dtype, labels.dtype], shared_name=area)
+    staged[0].set_shape(images.shape)
+    staged[1].set_shape(labels.shape)
+    return staged
 
 
 def evaluation_batches(files, batch_size, one_pass=False, multiview=False):

@@ -70,7 +70,7 @@ def train_towers(batches, global_step):
                            custom_getter=tf_setup.read_once), tf.device(device):
       with tf.name_scope('%s_%d' % (cifar10.TOWER_NAME, i)) as scope:
         so_far = len(summaries)
-        losses.append(tower_loss(scope, images, labels))
+        losses.append(tower_loss(scope, *cifar10_input.stage(images, labels)))
         gradients.append(optimizer.compute_gradients(losses[i]))
         if i > 0:
           del summaries[so_far:]  # The first tower's stand for all.
@@ -80,7 +80,8 @@ def train_towers(batches, global_step):
   cifar10.gradient_summaries(averages)
   update = cifar10.apply_gradients(optimizer, averages, global_step)
   first_losses = tf.get_collection('losses', cifar10.TOWER_NAME + '_0/') + losses[:1]
-  return loss, tf.group(update, cifar10.loss_summaries(first_losses), name='train')
+  smooth = cifar10.loss_summaries(first_losses)
+  return loss, tf.group(update, smooth, *tf.get_collection(tf_setup.STAGING), name='train')
 
 
 def tower_loss(scope, images, labels):

@@ -13,6 +13,7 @@ from cifar10_support import tf_setup
 import tensorflow.compat.v1 as tf
 
 import cifar10
+import cifar10_input
 
 FLAGS = tf.app.flags.FLAGS
 
@@ -31,6 +32,7 @@ def train(data_set):
 
     images, labels = cifar10.distorted_inputs(data_set)
     with tf_setup.on_gpu():  # If there is one.
+      images, labels = cifar10_input.stage(images, labels)
       logits = cifar10.inference(images)
       loss = cifar10.loss(logits, labels)
       train_op = cifar10.train(loss, global_step)

@@ -115,7 +115,7 @@ def training_session(loss, examples_per_step, classes, num_cpus=1, hooks=(),
             else 'Training in %s.' % train_dir)
       writer = stack.enter_context(_writer(train_dir))
       # A loss that is not finite stops in the log, which comes first: the last checkpoint stays.
-      all_hooks = [log, *hooks, counter]
+      all_hooks = [log, *hooks, counter, _StagingHook()]
       if FLAGS.save_summaries_steps:
         log.writer = writer
         all_hooks.append(_SummaryHook(writer, scaffold, counter))
@@ -295,6 +295,18 @@ class _StepCounter(_Hook):
 
   def after_step(self, session, loss):
     self.step = int(self._read())
+
+
+class _StagingHook(_Hook):
+  """Has the first batches copied to the GPUs, see `cifar10_input.stage`."""
+
+  def begin(self):
+    self._ops = tf.get_collection(tf_setup.STAGING)
+
+  def after_create_session(self, session, coord):
+    # If the input fails, the coordinator has the cause, and raises it when the session closes.
+    with coord.stop_on_exception():
+      session.run(self._ops)
 
 
 class _LogHook(_Hook):

@@ -19,6 +19,10 @@ _FILE_ERROR = re.compile('(/?[^;\\s][^;\n]*); (%s)'
                          % '|'.join(re.escape(os.strerror(code)) for code in errno.errorcode))
 
 
+# The collection of the ops that copy the next batch to a GPU, see `cifar10_input.stage`.
+STAGING = 'staging'
+
+
 def use_graph_mode():
   """Sets TensorFlow to the mode that the scripts are written for."""
   tf.disable_v2_behavior()

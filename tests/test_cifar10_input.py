@@ -6,6 +6,7 @@ import pytest
 import tensorflow.compat.v1 as tf
 
 import cifar10_input
+from cifar10_support import tf_setup
 import numpy_network
 
 FLAGS = tf.app.flags.FLAGS
@@ -256,6 +257,50 @@ def test_images_go_to_the_image_summary(small_data_set, run_graph):
             if value.HasField('image')]
   assert {(value.image.height, value.image.width) for value in images} == {(24, 24)}
   assert len(images) == 3
+
+
+def _numbered_batches():
+  """Returns a batch that has its number everywhere, from 1 on, and the variable that counts."""
+  counter = tf.get_variable('counter', initializer=0)
+  number = tf.assign_add(counter, 1)
+  return tf.fill([2, 4], tf.cast(number, tf.float32)), tf.fill([2], number), counter
+
+
+def test_without_a_gpu_nothing_is_staged(with_gpus):
+  with_gpus(0)
+  images, labels, _ = _numbered_batches()
+  before = tf.get_default_graph().as_graph_def()
+  assert cifar10_input.stage(images, labels) == (images, labels)
+  assert tf.get_default_graph().as_graph_def() == before
+
+
+def test_staging_is_one_batch_ahead_and_gives_each_once_in_order(with_gpus):
+  with_gpus(1)
+  images, labels, counter = _numbered_batches()
+  with tf.device('/gpu:0'):
+    staged_images, staged_labels = cifar10_input.stage(images, labels)
+  assert (staged_images.shape, staged_images.dtype) == ([2, 4], tf.float32)
+  assert (staged_labels.shape, staged_labels.dtype) == ([2], tf.int32)
+  assert staged_images.op.device == staged_labels.op.device == '/device:GPU:0'
+  put = tf.get_collection(tf_setup.STAGING)
+  with tf.Session(config=tf_setup.session_config()) as session:
+    session.run(tf.global_variables_initializer())
+    session.run(put)
+    for number in range(1, 20):
+      batch, numbers, _ = session.run([staged_images, staged_labels, put])
+      np.testing.assert_array_equal(batch, np.full([2, 4], number))
+      np.testing.assert_array_equal(numbers, [number] * 2)
+      assert session.run(counter) == number + 1
+
+
+def test_each_tower_has_a_staging_area_of_its_own(with_gpus):
+  with_gpus(2)
+  batches = [cifar10_input.stage(tf.constant([[number]]), tf.constant([number]))
+             for number in (1.0, 2.0)]
+  with tf.Session(config=tf_setup.session_config()) as session:
+    session.run(tf.get_collection(tf_setup.STAGING))
+    first, second = session.run([labels for _, labels in batches])
+  assert (first, second) == (1.0, 2.0)
 
 
 @pytest.mark.parametrize('builder', [

@@ -133,6 +133,19 @@ def test_variables_are_on_the_cpu_and_each_tower_on_its_gpu(graph_of, with_gpus)
       assert (total.type, len(total.inputs), total.device) == ('AddN', 3, '/device:CPU:0')
 
 
+def test_each_tower_stages_batches_on_its_gpu(graph_of, with_gpus):
+  with_gpus(2)
+  operations = graph_of(towers=3).get_operations()
+  assert [op.device for op in operations if op.type == 'Stage'] == [
+      '/device:GPU:0', '/device:GPU:1', '/device:GPU:0']
+  # All in one step, and each tower learns from its own.
+  [train] = [op for op in operations if op.name == 'train']
+  in_step = {op for group in train.control_inputs for op in [group, *group.control_inputs]}
+  assert {op for op in operations if op.type == 'Stage'} <= in_step
+  assert [op.inputs[0].op.type for op in operations
+          if op.type == 'Conv2D' and op.inputs[0].shape[-1] == 3] == ['Unstage'] * 3
+
+
 def test_towers_run_on_the_devices_they_are_placed_on():
   images, labels = np.zeros([4, 24, 24, 3], np.float32), np.zeros([4], np.int32)
   _, train_op = _build(2, images, labels)

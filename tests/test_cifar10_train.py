@@ -86,3 +86,26 @@ def test_with_a_gpu_all_but_the_input_is_on_it(graph_on):
                'AssignSubVariableOp', 'SparseSoftmaxCrossEntropyWithLogits'):
     assert _devices(graph, lambda op: op.type == kind) == {'/device:GPU:0'}, kind
   assert _devices(graph, lambda op: not op.name.startswith('input/')) == {'', '/device:GPU:0'}
+
+
+def test_with_a_gpu_the_next_batch_is_copied_in_each_step(graph_on):
+  graph = graph_on(gpus=1)
+  [put] = [op for op in graph.get_operations() if op.type == 'Stage']
+  [staged] = [op for op in graph.get_operations() if op.type == 'Unstage']
+  assert put.device == staged.device == '/device:GPU:0'
+  assert {tensor.op.device for tensor in put.inputs} == {'/device:CPU:0'}
+  [first] = [op for op in graph.get_operations()
+             if op.type == 'Conv2D' and op.inputs[0].shape[-1] == 3]
+  assert first.inputs[0] is staged.outputs[0]
+  # TensorFlow groups by device: the step waits for a group that waits for it.
+  groups = graph.get_operation_by_name('train').control_inputs
+  assert put in [op for group in groups for op in [group, *group.control_inputs]]
+
+
+def test_training_as_on_a_gpu_gives_the_same_kind_of_run(with_gpus, tmp_path, capsys):
+  with_gpus(1)
+  cifar10_train.main()
+  assert ': step 1, loss = ' in capsys.readouterr().out
+  end = tf.train.load_checkpoint(str(tmp_path / 'cifar10/train/model.ckpt-2'))
+  assert end.get_tensor('global_step') == 2
+  assert len(end.get_variable_to_shape_map()) == 21

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
+import cifar10_input
 import cifar10_train
 from cifar10_support import runs
 from cifar10_support import session as training
@@ -497,6 +498,46 @@ def test_session_counts_what_the_variable_counts(train_dir, capsys):
       session.run(by_three)
   assert [step for step, _ in _log(capsys.readouterr().out)] == [0, 6]
   assert _steps(train_dir) == {0, 12}
+
+
+def _train_on_numbers(max_steps, numbers, with_gpus):
+  """Trains with numbers from a queue, staged as on a GPU; the loss of a step is its number."""
+  with_gpus(1)
+  FLAGS.max_steps = max_steps
+  with tf.Graph().as_default():
+    queue = tf.train.input_producer(tf.constant(list(numbers), tf.float32), num_epochs=1,
+                                    shuffle=False)
+    number = queue.dequeue()
+    staged, _ = cifar10_input.stage(number, number)
+    tf.get_variable('weights', [3])
+    step = tf.assign_add(tf.train.get_or_create_global_step(), 1)
+    train_op = tf.group(step, *tf.get_collection(tf_setup.STAGING))
+    with training.training_session(staged, 5, ('hot', 'cold')) as session:
+      while not session.should_stop():
+        session.run(train_op)
+
+
+def test_each_staged_batch_is_used_once_in_order_also_after_a_resume(with_gpus, capsys):
+  FLAGS(['pytest', '--log_frequency=1', '--save_summaries_steps=3'])
+  _train_on_numbers(7, range(10, 90), with_gpus)
+  assert _log(capsys.readouterr().out) == [(step, 10 + step) for step in range(7)]
+  _train_on_numbers(9, range(50, 90), with_gpus)
+  assert _log(capsys.readouterr().out) == [(7, 50), (8, 51)]
+
+
+def test_input_that_fails_before_the_first_step_is_a_one_line_error(with_gpus, train_dir):
+  with_gpus(1)
+  names = tf.train.string_input_producer(['missing.bin'])
+  _, record = tf.FixedLengthRecordReader(1).read(names)
+  values = tf.cast(tf.decode_raw(tf.train.batch([record], 2), tf.uint8), tf.float32)
+  staged, _ = cifar10_input.stage(values, values)
+  tf.get_variable('weights', [3])
+  train_op = tf.assign_add(tf.train.get_or_create_global_step(), 1)
+  with pytest.raises(UserError, match='missing.bin: No such file or directory'):
+    with training.training_session(tf.reduce_sum(staged), 2, ('hot', 'cold')) as session:
+      while not session.should_stop():
+        session.run(train_op)
+  assert _steps(train_dir) == {0}
 
 
 def test_second_training_in_a_directory_is_refused(train_dir):
