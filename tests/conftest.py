@@ -20,6 +20,8 @@ import tensorflow.compat.v1 as tf  # noqa: E402
 import cifar10  # noqa: E402
 
 tf_setup.use_graph_mode()
+# Where a GPU multiplies float32 in TF32, the third digit is not numpy's.
+tf.config.experimental.enable_tensor_float_32_execution(False)
 
 FLAGS = tf.app.flags.FLAGS
 FLAGS(['pytest'])

@@ -11,7 +11,8 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
 def _run(code, *arguments, path=(), **environment):
-  ours = {'TF_CPP_MIN_LOG_LEVEL', 'TF_ENABLE_ONEDNN_OPTS'}
+  ours = {'TF_CPP_MIN_LOG_LEVEL', 'TF_ENABLE_ONEDNN_OPTS', 'TF_GPU_THREAD_MODE',
+          'TF_GPU_THREAD_COUNT'}
   kept = {name: value for name, value in os.environ.items() if name not in ours}
   return subprocess.run(
       [sys.executable, '-c', code, *arguments], capture_output=True, text=True, timeout=60,
@@ -92,6 +93,20 @@ def test_onednn_is_on_before_the_import_on_x86(run, machine, expected):
 def test_user_who_turns_onednn_off_has_it_off(run):
   process = run('import cifar10_support', ONEDNN, TF_ENABLE_ONEDNN_OPTS='0')
   assert process.stdout.splitlines()[0] == 'oneDNN 0'
+
+
+THREADS = """
+import os
+print(*(os.environ.get("TF_GPU_THREAD_" + name) for name in ("MODE", "COUNT")))
+"""
+
+
+@pytest.mark.parametrize('environment, expected', [
+    ({}, 'gpu_private 2'), ({'TF_GPU_THREAD_COUNT': '4'}, 'gpu_private 4'),
+    ({'TF_GPU_THREAD_MODE': 'global'}, 'global None')])
+def test_each_gpu_has_threads_of_its_own_unless_the_user_decides(run, environment, expected):
+  process = run('import cifar10_support', THREADS, **environment)
+  assert process.stdout.splitlines()[0] == expected
 
 
 def test_closed_standard_error_will_do(run):
