@@ -248,8 +248,7 @@ def stage(images, labels):
   """
   if not tf_setup.num_gpus():
     return images, labels
-  with tf.name_scope('staging'):
-    area = tf.get_default_graph().unique_name('area')  # By which the two ops share it.
+  with tf.name_scope('staging') as area:  # The name by which the two ops share it.
     put = tf.raw_ops.Stage(values=[images, labels], shared_name=area)
     tf.add_to_collection(tf_setup.STAGING, put)
     staged = tf.raw_ops.Unstage(dtypes=[images.dtype, labels.dtype], shared_name=area)

@@ -138,7 +138,9 @@ class Replica:
           signals=self.signals) as session:
         yield session
       return
-    creator = _SessionCreator(self, tf_setup.session_config(FLAGS.log_device_placement))
+    config = tf_setup.session_config(FLAGS.log_device_placement,
+                                     xla=FLAGS.xla and tf_setup.can_compile())
+    creator = _SessionCreator(self, config)
     with tf_setup.explained_errors('run %s again' % console.same_command()):
       with tf.train.MonitoredSession(creator, [self.hook()]) as session:
         yield session

@@ -35,6 +35,8 @@ tf.app.flags.DEFINE_integer('profile_steps', 0, 'Steps between two profiles; 0 w
                             'timeline-STEP.json in --train_dir shows when each op ran: open it in '
                             'chrome://tracing or https://ui.perfetto.dev.', lower_bound=0)
 tf.app.flags.DEFINE_boolean('log_device_placement', False, 'Show on which device each op runs.')
+tf.app.flags.DEFINE_boolean('xla', True, 'Where there is a GPU, compile the network for it: a '
+                            'slower start, then faster steps.')
 tf.app.flags.DEFINE_boolean('restart', False, 'Start over. The old run is kept: its directory is '
                             'renamed to DIR.old-DATE-TIME.')
 
@@ -108,11 +110,12 @@ def training_session(loss, examples_per_step, classes, num_cpus=1, hooks=(),
     if checkpoint and checkpoint.step >= FLAGS.max_steps:
       print('%s has reached step %d: raise --max_steps to train further.'
             % (train_dir, checkpoint.step))
-      all_hooks = [*hooks, counter]
+      all_hooks, is_compiled = [*hooks, counter], False
     else:
       runs.record_start(train_dir, _flags(), classes)
       print('Resuming %s from step %d.' % (train_dir, checkpoint.step) if checkpoint
             else 'Training in %s.' % train_dir)
+      is_compiled = FLAGS.xla and tf_setup.can_compile()
       writer = stack.enter_context(_writer(train_dir))
       # A loss that is not finite stops in the log, which comes first: the last checkpoint stays.
       all_hooks = [log, *hooks, counter, _StagingHook()]
@@ -125,7 +128,7 @@ def training_session(loss, examples_per_step, classes, num_cpus=1, hooks=(),
         tf.summary.FileWriterCache.clear()
         all_hooks.append(tf.train.ProfilerHook(save_steps=FLAGS.profile_steps,
                                                output_dir=train_dir))
-    config = tf_setup.session_config(FLAGS.log_device_placement, num_cpus)
+    config = tf_setup.session_config(FLAGS.log_device_placement, num_cpus, is_compiled)
     with tf_setup.explained_errors('run %s again to resume from the last checkpoint'
                                    % console.same_command()):
       with tf.train.MonitoredSession(session_creator(scaffold, config), all_hooks) as session:

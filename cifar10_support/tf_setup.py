@@ -31,18 +31,45 @@ def use_graph_mode():
   tf.enable_resource_variables()
 
 
-def session_config(log_device_placement=False, num_cpus=1):
+def session_config(log_device_placement=False, num_cpus=1, xla=False):
   """Returns the `tf.ConfigProto` that training and evaluation open their sessions with.
 
   Args:
     log_device_placement: whether TensorFlow says on which device each op runs.
     num_cpus: how many logical devices the processor is, see `tower_devices`.
+    xla: whether XLA compiles what it can of the graph on GPUs: it finds clusters of ops, and makes
+      a few kernels of each in place of one for every op.
   """
   # GPU memory is taken as it is needed, so that evaluation finds room beside training.
-  return tf.ConfigProto(allow_soft_placement=True,
-                        log_device_placement=log_device_placement,
-                        device_count={'CPU': num_cpus},
-                        gpu_options=tf.GPUOptions(allow_growth=True))
+  config = tf.ConfigProto(allow_soft_placement=True,
+                          log_device_placement=log_device_placement,
+                          device_count={'CPU': num_cpus},
+                          gpu_options=tf.GPUOptions(allow_growth=True))
+  if xla:
+    config.graph_options.optimizer_options.global_jit_level = tf.OptimizerOptions.ON_1
+  return config
+
+
+def can_compile():
+  """Returns whether there is a GPU that XLA compiles for, and says so.
+
+  It needs more than TensorFlow itself: `ptxas`, for example, which some installations lack. So it
+  is tried out on a small function.
+  """
+  if not num_gpus():
+    return False
+  with tf.Graph().as_default(), tf.device('/gpu:0'):
+    [result] = tf.xla.experimental.compile(tf.exp, [tf.random_uniform([2])])
+    try:
+      with tf.Session(config=session_config()) as session:
+        session.run(result)
+    except tf.errors.OpError:
+      print('XLA cannot compile for the GPU (is ptxas missing?): training without it, more slowly. '
+            'TF_CPP_MIN_LOG_LEVEL=1 shows the cause.')
+      return False
+  print('XLA compiles the network, with and without summaries: the first two steps take about ten '
+        'seconds each. --noxla turns it off.')
+  return True
 
 
 def num_gpus():
@@ -62,7 +89,7 @@ def on_gpu():
     return
 
   def variable_on_gpu(getter, *args, **kwargs):
-    with tf.device('/gpu:0'):  # The innermost counts, and `cifar10._variable_on_cpu` is further out.
+    with tf.device('/gpu:0'):  # Further in than that of `cifar10._variable_on_cpu`, so it counts.
       return getter(*args, **kwargs)
 
   with tf.device('/gpu:0'), tf.variable_scope(tf.get_variable_scope(),

@@ -500,6 +500,24 @@ def test_session_counts_what_the_variable_counts(train_dir, capsys):
   assert _steps(train_dir) == {0, 12}
 
 
+@pytest.mark.parametrize('can_compile', [True, False])
+@pytest.mark.parametrize('xla', [True, False])
+def test_session_is_compiled_where_that_works_unless_noxla(xla, can_compile, monkeypatch):
+  monkeypatch.setattr(tf_setup, 'can_compile', lambda: can_compile)
+  FLAGS.xla = xla
+  configs = []
+
+  def creator(scaffold, config):
+    configs.append(config)
+    return training.SessionCreator(scaffold, config)
+
+  assert _train(2, session_creator=creator) == 2
+  assert _train(2, session_creator=creator) is None  # Nothing to train, so nothing to compile.
+  assert [config.graph_options.optimizer_options.global_jit_level for config in configs] == [
+      tf.OptimizerOptions.ON_1 if xla and can_compile else tf.OptimizerOptions.DEFAULT,
+      tf.OptimizerOptions.DEFAULT]
+
+
 def _train_on_numbers(max_steps, numbers, with_gpus):
   """Trains with numbers from a queue, staged as on a GPU; the loss of a step is its number."""
   with_gpus(1)

@@ -16,6 +16,40 @@ def test_sessions_take_gpu_memory_as_needed_and_show_placement_if_asked():
   assert tf_setup.session_config(log_device_placement=True).log_device_placement
 
 
+def test_xla_compiles_for_gpus_if_asked():
+  default, on = (tf_setup.session_config(xla=xla) for xla in (False, True))
+  assert default.graph_options.optimizer_options.global_jit_level == tf.OptimizerOptions.DEFAULT
+  assert on.graph_options.optimizer_options.global_jit_level == tf.OptimizerOptions.ON_1
+
+
+def test_xla_is_tried_out_where_there_is_a_gpu(with_gpus, monkeypatch, capsys):
+  compiled = []
+  compile_ = tf.xla.experimental.compile
+  monkeypatch.setattr(tf.xla.experimental, 'compile',
+                      lambda *args: compiled.append(args) or compile_(*args))
+  with_gpus(0)
+  assert not tf_setup.can_compile()
+  assert (compiled, capsys.readouterr().out) == ([], '')
+  with_gpus(1)
+  assert tf_setup.can_compile()
+  assert len(compiled) == 1
+  out = capsys.readouterr().out
+  assert '--noxla' in out and out.count('\n') == 1
+
+
+def test_without_the_tools_of_xla_training_goes_without_it_and_says_so(
+    with_gpus, monkeypatch, capsys):
+  def fails(function, inputs):
+    with tf.control_dependencies([tf.debugging.Assert(False, ['as if ptxas were missing'])]):
+      return [tf.identity(inputs[0])]
+
+  monkeypatch.setattr(tf.xla.experimental, 'compile', fails)
+  with_gpus(1)
+  assert not tf_setup.can_compile()
+  out = capsys.readouterr().out
+  assert 'XLA' in out and 'ptxas' in out and out.count('\n') == 1
+
+
 def test_session_has_a_logical_processor_for_each_tower():
   with tf.Session(config=tf_setup.session_config(num_cpus=3)) as session:
     names = [device.name for device in session.list_devices() if device.device_type == 'CPU']
