@@ -9,6 +9,7 @@ says otherwise. Runs go into temporary directories, which throughput.py deletes.
 """
 
 import contextlib
+import functools
 import importlib
 import json
 import os
@@ -18,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import types
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
@@ -65,14 +67,20 @@ def _parse_flags(data_dir, batch_size, *flags):
   cifar10.FLAGS(['programs.py', '--data_dir=' + data_dir, '--batch_size=%d' % batch_size, *flags])
 
 
-def _run(steps, fetch):
+def _run(steps, fetch, xla=False):
   """Runs a fetch of the current graph, with its queues, for each of the steps."""
+  repeat(_bare_session(xla).make_callable(fetch), steps)
+
+
+def _bare_session(xla):
+  """Opens a session on the current graph, initialises the variables and starts the queues."""
   from cifar10_support import tf_setup
   import tensorflow.compat.v1 as tf
-  session = tf.Session(config=tf_setup.session_config())
+  session = tf.Session(config=tf_setup.session_config(xla=xla and tf_setup.can_compile()))
   session.run([tf.global_variables_initializer(), tf.local_variables_initializer()])
   tf.train.start_queue_runners(session)
-  repeat(lambda: session.run(fetch), steps)
+  session.run(tf.get_collection(tf_setup.STAGING))
+  return session
 
 
 def constant_images(tf, batch_size):
@@ -82,7 +90,7 @@ def constant_images(tf, batch_size):
   return images, labels
 
 
-def _run_script(script, steps, data_dir, batch_size, *flags):
+def _run_script(script, steps, data_dir, batch_size, *flags, opened=None):
   """Runs a training script, whose loop stops when there are no more steps to run.
 
   Args:
@@ -90,10 +98,11 @@ def _run_script(script, steps, data_dir, batch_size, *flags):
     steps: see `steps_to_run`.
     data_dir, batch_size: what --data_dir and --batch_size get.
     *flags: further flags of the script.
+    opened: what the script gets in place of `training_session`.
   """
   graph_mode()
   from cifar10_support import session as training
-  opened = training.training_session
+  opened = opened or training.training_session
 
   @contextlib.contextmanager
   def training_session(*args, **kwargs):
@@ -116,6 +125,16 @@ def project(steps, data_dir, batch_size, *flags):
 def project_mixed_precision(steps, data_dir, batch_size):
   """cifar10_train.py --mixed_precision."""
   project(steps, data_dir, batch_size, '--mixed_precision')
+
+
+def project_bare_loop(steps, data_dir, batch_size):
+  """The graph of cifar10_train.py in a bare loop: no log, no summaries, no checkpoints."""
+  @contextlib.contextmanager
+  def bare(*args):
+    make_callable = functools.lru_cache(_bare_session(xla=True).make_callable)
+    yield types.SimpleNamespace(run=lambda fetches: make_callable(fetches)())
+
+  _run_script('cifar10_train', steps, data_dir, batch_size, opened=bare)
 
 
 def project_without_onednn(steps, data_dir, batch_size):
@@ -164,12 +183,15 @@ def cluster_of_two(steps, data_dir, batch_size):
 def project_computation(steps, data_dir, batch_size):
   """The training step alone, on constant images."""
   tf = graph_mode()
+  from cifar10_support import tf_setup
   import cifar10
   _parse_flags(data_dir, batch_size)
   global_step = tf.train.get_or_create_global_step()
-  images, labels = constant_images(tf, batch_size)
-  loss = cifar10.loss(cifar10.inference(images), labels)
-  _run(steps, cifar10.train(loss, global_step))
+  with tf_setup.on_gpu():
+    images, labels = constant_images(tf, batch_size)
+    loss = cifar10.loss(cifar10.inference(images), labels)
+    train_op = cifar10.train(loss, global_step)
+  _run(steps, train_op, xla=True)
 
 
 def project_input(steps, data_dir, batch_size):
@@ -266,7 +288,7 @@ def keras(steps, data_dir, batch_size):
   repeat(lambda: model.train_on_batch(*next(batches)), steps)
 
 
-def pytorch(steps, data_dir, batch_size):
+def pytorch(steps, data_dir, batch_size, **compiled):
   """PyTorch, eager, on constant images."""
   import torch
   from torch import nn
@@ -290,12 +312,24 @@ def pytorch(steps, data_dir, batch_size):
 
   def step():
     optimizer.zero_grad()
-    nn.functional.cross_entropy(model(images), labels).backward()
+    loss = nn.functional.cross_entropy(model(images), labels)
+    loss.backward()
     optimizer.step()
     with torch.no_grad():
       torch._foreach_lerp_(shadows, parameters, 1e-4)
+    return loss.detach()
 
-  repeat(step, steps)
+  if compiled:
+    step = torch.compile(step, **compiled)
+  for i, _ in enumerate(steps):
+    loss = step()
+    if i % 10 == 0:
+      loss.item()  # As a log would; and a GPU cannot be measured further ahead than this.
+
+
+def pytorch_compiled(steps, data_dir, batch_size):
+  """PyTorch, its step compiled and on a GPU one CUDA graph, on constant images."""
+  pytorch(steps, data_dir, batch_size, mode='reduce-overhead')
 
 
 def matrix_product(steps, data_dir, batch_size):
@@ -309,9 +343,9 @@ def matrix_product(steps, data_dir, batch_size):
   _run(steps, tf.matmul(matrix, matrix).op)
 
 
-PROGRAMS = [project, project_mixed_precision, project_without_onednn, project_computation,
-            project_input, project_evaluation, one_tower, two_towers, cluster_of_two, naive,
-            naive_input, keras, pytorch, matrix_product]
+PROGRAMS = [project, project_mixed_precision, project_bare_loop, project_without_onednn,
+            project_computation, project_input, project_evaluation, one_tower, two_towers,
+            cluster_of_two, naive, naive_input, keras, pytorch, pytorch_compiled, matrix_product]
 
 
 def main():

@@ -203,7 +203,8 @@ def test_program_counts_the_steps_of_its_turn(monkeypatch):
 Measured = collections.namedtuple('Measured', ['name', 'checkout', 'title', 'rates', 'peak_mb'])
 
 
-def test_report_compares_programs_and_checkouts(tmp_path, capsys):
+def test_report_compares_programs_and_checkouts(tmp_path, capsys, with_gpus):
+  with_gpus(0)
   rates = {('old', 'project'): [10.0, 30.0, 20.0], ('new', 'project'): [15.0, 33.0, 40.0],
            ('old', 'naive'): [5.0, 5.0, 5.0]}
   measured = [Measured(name, checkout, '%s-%s' % (name, checkout), values, 77.0)
@@ -211,7 +212,8 @@ def test_report_compares_programs_and_checkouts(tmp_path, capsys):
   path = str(tmp_path / 'rates.json')
   throughput.report(measured, argparse.Namespace(
       checkouts=[('old', '/old'), ('new', '.')], json=path, batch_size=128, seconds=1.0))
-  programs_table, ratios, comparison = capsys.readouterr().out.split('\n\n')
+  hardware, programs_table, ratios, comparison = capsys.readouterr().out.split('\n\n')
+  assert 'CPU' in hardware
   # Median, least, greatest, megabytes.
   assert programs_table.splitlines()[1].split() == ['project-old', '20', '10', '..', '30', '77']
   assert ratios.splitlines()[0].split()[-2:] == ['old', 'new']
@@ -221,6 +223,18 @@ def test_report_compares_programs_and_checkouts(tmp_path, capsys):
     written = json.load(file)
   assert written['programs'][1] == {
       'program': 'project', 'checkout': 'new', 'rates': [15.0, 33.0, 40.0], 'peak_mb': 77.0}
+
+
+def test_report_names_the_gpu_and_has_aims_of_its_own_for_it(capsys, with_gpus, monkeypatch):
+  with_gpus(1)
+  monkeypatch.setattr(tf.config.experimental, 'get_device_details',
+                      {'any': {'device_name': 'GPU of a test'}}.get)
+  throughput.report(
+      [Measured('project', '', 'ours', [30.0], 1.0), Measured('keras', '', 'theirs', [10.0], 1.0)],
+      argparse.Namespace(checkouts=[('', '.')], json=None, batch_size=128, seconds=1.0))
+  hardware, _, ratios = capsys.readouterr().out.split('\n\n')
+  assert 'GPU of a test' in hardware
+  assert ratios.splitlines()[1].split()[-2:] == ['2.80', '3.00']
 
 
 # A program that measures 4, 6, 5 images a second; `naive` ends in its second turn, `keras` at once.
@@ -251,7 +265,7 @@ def test_program_that_ends_early_leaves_the_others(stand_in, small_data_dir, mon
   first, second = err.splitlines()
   assert 'keras of a' in first and 'It has no layers.' in first
   assert 'naive of a' in second and 'It is tired.' in second
-  assert out.splitlines()[1].split() == ['project', 'of', 'a', '5', '4', '..', '6', '7']
+  assert out.splitlines()[3].split() == ['project', 'of', 'a', '5', '4', '..', '6', '7']
   assert 'naive of' not in out
 
 
@@ -265,7 +279,7 @@ def test_ctrl_c_keeps_what_was_measured(stand_in, small_data_dir, monkeypatch, c
   monkeypatch.setattr(throughput.Program, 'measure', interrupted)
   assert _status(monkeypatch, throughput, '--data_dir=' + small_data_dir, '--programs', 'project',
                  *stand_in) == 130
-  assert capsys.readouterr().out.splitlines()[1].split()[3:] == ['5', '4', '..', '6', '7']
+  assert capsys.readouterr().out.splitlines()[3].split()[3:] == ['5', '4', '..', '6', '7']
 
 
 def test_no_program_at_all_is_a_failure(stand_in, small_data_dir, monkeypatch, capsys):

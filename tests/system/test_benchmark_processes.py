@@ -28,11 +28,12 @@ def _run(cwd, script, *arguments, **kwargs):
 
 
 @pytest.mark.parametrize('name', [
-    'project', 'project_mixed_precision', 'project_without_onednn', 'project_computation',
-    'project_input', 'project_evaluation', 'one_tower', 'two_towers', 'cluster_of_two', 'naive',
-    'naive_input', 'keras', 'pytorch', 'matrix_product'])
+    'project', 'project_mixed_precision', 'project_bare_loop', 'project_without_onednn',
+    'project_computation', 'project_input', 'project_evaluation', 'one_tower', 'two_towers',
+    'cluster_of_two', 'naive', 'naive_input', 'keras', 'pytorch', 'pytorch_compiled',
+    'matrix_product'])
 def test_every_program_measures(name, small_data_dir, tmp_path):
-  if name == 'pytorch' and not importlib.util.find_spec('torch'):
+  if 'pytorch' in name and not importlib.util.find_spec('torch'):
     pytest.skip('PyTorch is not installed.')
   process = subprocess.Popen(
       _command('programs.py', name, small_data_dir, '8'), cwd=tmp_path, text=True,
@@ -59,8 +60,8 @@ def test_throughput(small_data_dir, tmp_path):
                '--json=rates.json', '--checkouts', 'here=' + ROOT, 'again=' + ROOT),
       cwd=tmp_path, capture_output=True, text=True, timeout=300)
   assert done.returncode == 0, done.stderr
-  programs, ratios, comparison = [[line.split() for line in table.splitlines()]
-                                  for table in done.stdout.split('\n\n')]
+  _, programs, ratios, comparison = [[line.split() for line in table.splitlines()]
+                                     for table in done.stdout.split('\n\n')]
   measured = {(name, checkout): float(rate) for name, _, checkout, rate, *_ in programs[1:]}
   assert {('project_evaluation', 'here'), ('project_evaluation', 'again')} <= measured.keys()
   assert all(rate > 1 for rate in measured.values())
