@@ -10,7 +10,8 @@ import pytest
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
-PAGES = ['README.md', 'cifar10/README.md', 'cifar10/trained/README.md'] + sorted(
+PAGES = ['README.md', 'cifar10/README.md', 'cifar10/trained/README.md',
+         'docs/tutorial.ipynb'] + sorted(
     'docs/' + os.path.basename(path) for path in glob.glob(os.path.join(ROOT, 'docs', '*.md')))
 
 

@@ -1,0 +1,105 @@
+"""docs/tutorial.ipynb: executed as a learner does it, and compared with the outputs it stores."""
+
+import base64
+import io
+import re
+
+import numpy as np
+from PIL import Image
+import pytest
+
+import notebook_run
+
+
+@pytest.fixture(scope='module')
+def executed(tmp_path_factory):
+  """The notebook after all its cells have run, without an error."""
+  return notebook_run.executed(tmp_path_factory.mktemp('notebook'))
+
+
+def _text(cell):
+  return ''.join(output.text for output in cell.outputs if output.output_type == 'stream')
+
+
+def _pictures(cell):
+  return [Image.open(io.BytesIO(base64.b64decode(output.data['image/png'])))
+          for output in cell.outputs if 'image/png' in output.get('data', {})]
+
+
+def _cell(notebook, code):
+  """Returns the one cell that has this in its code."""
+  [cell] = [cell for cell in notebook_run.code_cells(notebook) if code in cell.source]
+  return cell
+
+
+def test_graph_has_the_networks_parameters_and_no_value_yet(executed):
+  text = _text(_cell(executed, 'print(loss)'))
+  assert '1068298' in text
+  assert re.search(r'^Tensor\(.*shape=\(\)', text, re.MULTILINE)
+
+
+def test_first_loss_by_hand_is_that_of_the_graph_and_of_the_training_run(executed):
+  *_, by_hand, of_the_graph = re.findall(r'\d+\.\d+', _text(_cell(executed, 'by hand')))
+  logged = re.search(r'step 0, loss = (\S+)', _text(_cell(executed, 'def train')))
+  assert [float(by_hand), float(of_the_graph), float(logged.group(1))] == pytest.approx(
+      [4.68] * 3, abs=0.02)
+
+
+def test_training_resumes_and_the_loss_falls(executed):
+  first, second = ([(int(step), float(loss)) for step, loss in re.findall(
+      r'step (\d+), loss = (\S+)', _text(_cell(executed, code)))]
+                   for code in ('def train', 'FLAGS.restart = False'))
+  assert [step for step, _ in first + second] == list(range(0, 600, 50))
+  assert second[-1][1] < first[-1][1] < first[0][1]
+
+
+def test_network_has_learned_and_two_ways_to_count_agree(executed):
+  precision = re.search(r'precision @ 1 = (\S+)', _text(_cell(executed, 'cifar10_eval.main()')))
+  right, of_all = re.search(r'(\d+) of (\d+) right', _text(_cell(executed, 'wrong ='))).groups()
+  assert float(precision.group(1)) > 0.5
+  assert of_all == '10000'
+  assert float(precision.group(1)) == pytest.approx(int(right) / 10000, abs=0.0006)
+
+
+@pytest.mark.parametrize('code, number, columns, size', [
+    ('start_queue_runners', 12, 6, 96), ('worst =', 12, 6, 96), ('conv1/filters', 8, 4, 144)])
+def test_images_are_displayed(executed, code, number, columns, size):
+  [picture] = _pictures(_cell(executed, code))
+  pixels = np.asarray(picture.convert('RGB'), float)
+  rows = -(-number // columns)
+  # A caption is mostly white, and a picture is not.
+  tiles = [tile[:size] for row in np.split(pixels, rows) for tile in np.split(row, columns, axis=1)]
+  assert len(tiles) == number
+  assert max(np.mean(tile == 255) for tile in tiles) < 0.5
+  assert len({tile.tobytes() for tile in tiles}) == number
+
+
+def test_tensorboard_starts(executed):
+  [output] = _cell(executed, '%tensorboard').outputs
+  assert '<iframe' in output.data['text/html']
+
+
+def _shown(cell):
+  """Returns what a cell prints, but for the numbers, and which kinds of results it shows."""
+  kinds = [(output.output_type, 'image/png' in output.get('data', {})) for output in cell.outputs]
+  return re.sub(r'[\d.]+', '0', _text(cell)), kinds
+
+
+def test_stored_outputs_are_those_of_the_stored_code(executed):
+  stored = notebook_run.code_cells(notebook_run.stored())
+  assert [cell.execution_count for cell in stored] == list(range(1, len(stored) + 1))
+  for cell, now in zip(stored, notebook_run.code_cells(executed)):
+    if notebook_run.starts_tensorboard(cell):
+      assert cell.outputs == []
+    else:
+      assert (cell.source, *_shown(cell)) == (now.source, *_shown(now))
+
+
+def test_stored_notebook_is_small_and_names_no_machine():
+  stored = notebook_run.stored()
+  assert len(str(stored)) < 600_000
+  texts = [_text(cell) + str([output.get('data', {}).get('text/plain')
+                              for output in cell.outputs])
+           for cell in notebook_run.code_cells(stored)]
+  assert not re.search(r'/(tmp|home|root|usr)/', ''.join(texts))
+  assert stored.metadata.kernelspec.name == 'python3'
