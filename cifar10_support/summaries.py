@@ -9,13 +9,16 @@ import io
 import itertools
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 import tensorflow.compat.v1 as tf
 
 # Histograms sample about this many values; tensors up to six times this size are used whole.
 _HISTOGRAM_VALUES = 10000
 
-_CELL = 24  # Pixels on a side of a cell of the confusion matrix.
+# Of the confusion matrix: pixels on a side of a cell, and the size of the letters.
+_CELL, _LETTERS = 40, 16
+_MOST_NUMBERED = 20  # With more classes than this, cells are small and have no numbers.
+_SMALL_CELL, _SMALL_LETTERS = 12, 10
 _DARKEST = np.array([8, 48, 107])  # Blue.
 
 _MISTAKES = 4  # Images for each class that they were taken for.
@@ -109,10 +112,9 @@ def evaluation(labels, probabilities, classes, read_images, kind=''):
                              simple_value=matrix[i, i] / totals[i])
             for measure, totals in measures for i in np.flatnonzero(totals)]
 
-  order = ', '.join(classes)
-  values.append(_picture('confusion matrix%s/picture' % kind, draw_matrix(matrix),
-                         'Rows: what the images show. Columns: what they were taken for. Both '
-                         'from the top left: %s. The darker, the more of the row.' % order))
+  values.append(_picture('confusion matrix%s/picture' % kind, draw_matrix(matrix, classes),
+                         'A row is the images of one class: the percentage of them that were taken '
+                         'for each class. A cell without a number has less than half a percent.'))
   values.append(_text('confusion matrix%s/counts' % kind, _table(
       ['shown, taken for'] + list(classes),
       [[name] + row.tolist() for name, row in zip(classes, matrix)])))
@@ -146,19 +148,58 @@ def confident_mistakes(labels, probabilities, predicted):
   return wrong[np.argsort(-probabilities[wrong, predicted], kind='stable')[:_MISTAKES]]
 
 
-def draw_matrix(matrix):
-  """Draws a confusion matrix, uint8 of shape [height, width, 3].
+def percentages(matrix):
+  """Returns a confusion matrix as integers: percent of each row, zeros if the row has no image."""
+  return (100 * _fractions(matrix)).round().astype(int)
+
+
+def _fractions(matrix):
+  return matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+
+
+def draw_matrix(matrix, classes):
+  """Draws a confusion matrix with the names of the classes and the percentages.
 
   The larger its fraction of the row, the darker a cell; by the square root, or mistakes of a few
-  percent would look like none. A dark line in the middle helps to count.
+  percent would look like none.
+
+  Args:
+    matrix: see `confusion_matrix`.
+    classes: the names of the classes.
+
+  Returns:
+    uint8 of shape [side, side, 3]: the cells, with room for the names on the left and on top.
   """
-  fractions = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-  colours = 255 - np.sqrt(fractions)[:, :, np.newaxis] * (255 - _DARKEST)
-  picture = colours.round().astype(np.uint8).repeat(_CELL, axis=0).repeat(_CELL, axis=1)
-  picture[_CELL::_CELL] = picture[:, _CELL::_CELL] = 208
-  middle = len(matrix) // 2 * _CELL
-  picture[middle] = picture[:, middle] = 96
-  return picture
+  count = len(classes)
+  numbered = count <= _MOST_NUMBERED
+  cell, letters = (_CELL, _LETTERS) if numbered else (_SMALL_CELL, _SMALL_LETTERS)
+  font = ImageFont.load_default(letters)
+  gap = letters // 2
+  margin = 2 * gap + int(max(map(font.getlength, [*classes, 'taken for'])))
+
+  def names(x, anchor):
+    strip = Image.new('RGB', [margin, count * cell], 'white')
+    for i, name in enumerate(classes):
+      ImageDraw.Draw(strip).text([x, (i + 0.5) * cell], name, 'black', font, anchor)
+    return strip
+
+  picture = Image.new('RGB', [margin + count * cell + 1] * 2, 'white')
+  picture.paste(names(margin - gap, 'rm'), [0, margin])
+  picture.paste(names(gap, 'lm').rotate(90, expand=True), [margin, 0])
+  draw = ImageDraw.Draw(picture)
+  draw.line([0, 0, margin, margin], 'lightgrey')
+  draw.text([margin - gap, gap], 'taken for', 'grey', font, 'ra')
+  draw.text([gap, margin - gap], 'shown', 'grey', font, 'ls')
+
+  colours = 255 - np.sqrt(_fractions(matrix))[:, :, np.newaxis] * (255 - _DARKEST)
+  for (row, column), percentage in np.ndenumerate(percentages(matrix)):
+    x, y = margin + column * cell, margin + row * cell
+    draw.rectangle([x, y, x + cell, y + cell], tuple(colours[row, column].round().astype(int)),
+                   'lightgrey')
+    if numbered and percentage:
+      draw.text([x + cell / 2, y + cell / 2], str(percentage),
+                'white' if percentage > 40 else 'black', font, 'mm')
+  return np.asarray(picture)
 
 
 def draw_row(images):

@@ -131,11 +131,21 @@ def test_confusion_matrix_counts_what_is_shown_by_row_and_what_it_is_taken_for_b
   assert matrix.tolist() == [[1, 0, 2], [0, 1, 0], [0, 0, 0]]
 
 
-def test_cell_of_the_confusion_matrix_is_the_darker_the_larger_its_part_of_the_row(evaluation):
-  picture = _pixels(evaluation['confusion matrix of a kind/picture'])
-  side = len(picture) // 10
-  assert picture.shape == (10 * side, 10 * side, 3)
-  cells = picture[side // 2::side, side // 2::side].astype(int)
+def _cells(draw):
+  """The colour of each cell, near its corner where there is no number, and the cells' side.
+
+  Args:
+    draw: a function that draws the matrix of that many classes.
+  """
+  picture = draw(10)
+  # Names of the same length leave the same margin, so that a class adds the side of a cell.
+  side = len(picture) - len(draw(9))
+  return picture[-10 * side + 3::side, -10 * side + 3::side], side
+
+
+def test_cell_of_the_confusion_matrix_is_the_darker_the_larger_its_part_of_the_row():
+  matrix = summaries.confusion_matrix(*np.transpose(IMAGES)[:2].astype(int), 10)
+  cells, _ = _cells(lambda count: summaries.draw_matrix(matrix[:count, :count], CLASSES[:count]))
 
   def cell(fraction):
     return [round(255 - fraction ** 0.5 * (255 - dark)) for dark in (8, 48, 107)]
@@ -146,9 +156,67 @@ def test_cell_of_the_confusion_matrix_is_the_darker_the_larger_its_part_of_the_r
   np.testing.assert_array_equal(cells, expected)
 
 
-def test_picture_and_table_of_the_confusion_matrix_name_the_classes_in_order(evaluation):
-  description = evaluation['confusion matrix of a kind/picture'].metadata.summary_description
-  assert ', '.join(CLASSES) in description
+def test_percentages_are_those_of_the_rows():
+  matrix = np.array([[859, 3, 138], [1, 2, 0], [0, 0, 0]])
+  assert summaries.percentages(matrix).tolist() == [[86, 0, 14], [33, 67, 0], [0, 0, 0]]
+
+
+def test_number_in_a_cell_is_its_percentage_if_there_is_one():
+  def inside(row):
+    picture = summaries.draw_matrix(np.array([row, [0, 1000]]), ['a', 'b'])
+    side = len(summaries.draw_matrix(np.eye(3), ['a', 'b', 'c'])) - len(picture)
+    return picture[-2 * side + 2:-side - 2, -side + 2:-2].astype(int)
+
+  # A share decides, not a count.
+  np.testing.assert_array_equal(inside([90, 10]), inside([900, 100]))
+  eleven, twelve = inside([890, 110]), inside([880, 120])
+  assert (eleven.min(axis=(0, 1)) < 50).all() and (abs(eleven - twelve) > 100).any()
+  assert np.ptp(inside([996, 4]), axis=(0, 1)).tolist() == [0, 0, 0]
+  # Light numbers on dark cells.
+  assert (inside([0, 1000]) > 200).all(axis=-1).any()
+
+
+def test_names_of_the_classes_stand_on_the_left_and_from_bottom_to_top_above_the_columns():
+  picture = summaries.draw_matrix(np.eye(5), ['', 'Wg', '', '', ''])
+  side = len(summaries.draw_matrix(np.eye(6), ['', 'Wg', '', '', '', ''])) - len(picture)
+  margin = len(picture) - 5 * side
+  left, above = picture[margin:, :margin - 1], picture[:margin - 1, margin:]
+  # Turned by a quarter to the right, the name above the column can be read from left to right.
+  shapes = []
+  for ink in (np.argwhere(left.max(axis=-1) < 128),
+              np.argwhere(np.rot90(above, -1).max(axis=-1) < 128)):
+    assert side < ink[:, 0].min() and ink[:, 0].max() < 2 * side
+    shapes.append(np.ptp(ink, axis=0).tolist())
+  assert shapes[0] == shapes[1] and shapes[0][1] > shapes[0][0]
+
+
+@pytest.mark.parametrize('count, largest', [(2, 300), (10, 600), (20, 1000), (100, 1400)])
+def test_picture_of_the_confusion_matrix_grows_with_the_classes(count, largest):
+  classes = ['class %d' % i for i in range(count)]
+  picture = summaries.draw_matrix(np.eye(count, dtype=int), classes)
+  assert picture.dtype == np.uint8 and picture.shape == (len(picture), len(picture), 3)
+  assert 10 * count < len(picture) <= largest
+
+
+def test_a_hundred_classes_have_cells_without_numbers():
+  matrix, classes = np.eye(100, dtype=int), ['class'] * 100
+  picture = summaries.draw_matrix(matrix, classes)
+  side = len(picture) - len(summaries.draw_matrix(matrix[:99, :99], classes[:99]))
+  assert np.ptp(picture[-side:-1, -side:-1], axis=(0, 1)).tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize('label_type', [np.uint8, np.int64])
+@pytest.mark.parametrize('type_', [np.float16, np.float64, tf.bfloat16.as_numpy_dtype])
+def test_evaluation_takes_labels_and_probabilities_of_any_type(label_type, type_):
+  summary = summaries.evaluation(np.array([1, 0], label_type), np.eye(2).astype(type_), ['a', 'b'],
+                                 lambda indices: np.zeros([len(indices), 32, 32, 3], np.uint8))
+  by_tag = {value.tag: value for value in summary.value}
+  assert by_tag['recall/a'].simple_value == 0
+  _pixels(by_tag['confusion matrix/picture'])
+  assert _text(by_tag['mistakes/names']).endswith('| b | a (1.000, image 1) |')
+
+
+def test_table_of_the_confusion_matrix_names_the_classes_in_order(evaluation):
   header, _, *rows = _text(evaluation['confusion matrix of a kind/counts']).splitlines()
   assert header.endswith('| %s |' % ' | '.join(CLASSES))
   assert rows[3] == '| class 3 | 0 | 0 | 0 | 2 | 0 | 2 | 0 | 0 | 0 | 0 |'
@@ -175,6 +243,4 @@ def test_perfect_network_makes_no_mistakes(count):
   assert [value.simple_value for value in summary.value
           if value.tag.startswith('recall/')] == [1] * count
   [picture] = [_pixels(value) for value in summary.value if value.tag.endswith('/picture')]
-  side = len(picture) // count
-  cells = picture[side // 3::side, side // 3::side, 0]
-  np.testing.assert_array_equal(cells, np.where(np.eye(count), 8, 255))
+  np.testing.assert_array_equal(picture, summaries.draw_matrix(np.eye(count), classes))
