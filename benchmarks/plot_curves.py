@@ -34,11 +34,11 @@ KINDS = [('', 'moving averages', '-'), (' without moving averages', 'raw weights
 OLD_NAME, NEW_NAME = ' over ten views', ' with ten crops'
 
 
-def read_points(directory):
-  """Yields the points of the curves in a directory's event files, in the order of writing.
+def read_values(directory):
+  """Yields what the event files of a directory hold, in the order of writing.
 
   Yields:
-    A `tf.Event`, for its step and time, and the `tf.Summary.Value` in it.
+    A `tf.Event`, for its step and time, and a `tf.Summary.Value` in it.
   """
   # The files' names begin with the time.
   for path in sorted(glob.glob(os.path.join(glob.escape(directory), 'events.out.tfevents.*'))):
@@ -46,9 +46,15 @@ def read_points(directory):
     with contextlib.suppress(tf.errors.DataLossError):
       for event in tf.train.summary_iterator(path):
         for value in event.summary.value:
-          if value.tag == LOSS or value.tag.startswith(PRECISION):
-            value.tag = value.tag.replace(OLD_NAME, NEW_NAME)
-            yield event, value
+          yield event, value
+
+
+def read_points(directory):
+  """Yields the points of the curves, as `read_values` does."""
+  for event, value in read_values(directory):
+    if value.tag == LOSS or value.tag.startswith(PRECISION):
+      value.tag = value.tag.replace(OLD_NAME, NEW_NAME)
+      yield event, value
 
 
 def read_curves(directory):

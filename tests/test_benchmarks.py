@@ -5,6 +5,8 @@ import json
 import os
 import sys
 
+import numpy as np
+from PIL import Image, ImageSequence
 import pytest
 import tensorflow.compat.v1 as tf
 
@@ -12,6 +14,7 @@ from conftest import ROOT
 
 sys.path.insert(0, os.path.join(ROOT, 'benchmarks'))
 
+import animate_filters  # noqa: E402
 import keep_curves  # noqa: E402
 import plot_curves  # noqa: E402
 import programs  # noqa: E402
@@ -123,6 +126,47 @@ def test_curves_are_kept_and_merged(tmp_path, monkeypatch):
   assert points(copy / 'eval') == [(3, PRECISION, 0.25)]
 
 
+def _png(red):
+  """A picture of a red filter on grey, and its bytes."""
+  picture = Image.new('RGB', [6, 6], (127, 127, 127))
+  picture.paste((red, 0, 0), [0, 0, 5, 5])
+  png = io.BytesIO()
+  picture.save(png, 'PNG')
+  return png.getvalue()
+
+
+def test_filters_are_animated_step_by_step_and_enlarged_without_smoothing(tmp_path, monkeypatch):
+  # The third picture is of a step that was repeated after a resumption.
+  for steps in ([(1, 50), (101, 100), (201, 0)], [(201, 150), (301, 200)]):
+    with tf.summary.FileWriter(str(tmp_path / 'run' / 'train'),
+                               filename_suffix=str(steps[0][0])) as out:
+      for step, red in steps:
+        image = tf.Summary.Image(encoded_image_string=_png(red))
+        out.add_summary(tf.Summary(value=[
+            tf.Summary.Value(tag='input/images/image/0', image=image if step == 1 else None),
+            tf.Summary.Value(tag='conv1/filters/image', image=image)]), step)
+  _main(monkeypatch, animate_filters, tmp_path / 'run', '--out=%s' % (tmp_path / 'f.gif'))
+  with Image.open(tmp_path / 'f.gif') as animation:
+    frames = [np.asarray(frame.convert('RGB')) for frame in ImageSequence.Iterator(animation)]
+    durations = [frame.info['duration'] for frame in ImageSequence.Iterator(animation)]
+  assert [frame[0, 0].tolist() for frame in frames] == [[red, 0, 0] for red in (50, 100, 150, 200)]
+  assert durations[-1] > durations[0]
+  times = frames[0].shape[1] // 6
+  for frame in frames:
+    np.testing.assert_array_equal(frame[:6 * times], frame[:6 * times:times, ::times].repeat(
+        times, axis=0).repeat(times, axis=1))
+  # Below each stands its own step.
+  strips = {frame[6 * times:].tobytes() for frame in frames}
+  assert len(strips) == 4 and all(max(strip) > 200 for strip in strips)
+
+
+def test_frames_of_an_animation_are_close_together_where_the_training_begins():
+  assert animate_filters.choose([1, 101, 201], frames=9) == [1, 101, 201]
+  # By hand: 1, 10, 100 and 1000; of 1, 101, 201, ... nearest to 10 is 1, to 100 is 101.
+  assert animate_filters.choose(list(range(1, 1100, 100)), frames=4) == [1, 101, 1001]
+  assert animate_filters.choose(list(range(1, 1001)), frames=4) == [1, 10, 100, 1000]
+
+
 def test_copy_that_cannot_be_written_is_one_line(run, tmp_path, monkeypatch):
   (tmp_path / 'copy').write_text('a file')
   message = _status(monkeypatch, keep_curves, run, tmp_path / 'copy')
@@ -130,7 +174,8 @@ def test_copy_that_cannot_be_written_is_one_line(run, tmp_path, monkeypatch):
   assert (tmp_path / 'copy').read_text() == 'a file'
 
 
-@pytest.mark.parametrize('module, arguments', [(plot_curves, []), (keep_curves, ['copy'])])
+@pytest.mark.parametrize('module, arguments', [(plot_curves, []), (keep_curves, ['copy']),
+                                               (animate_filters, [])])
 def test_directory_without_a_run_is_one_line(module, arguments, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   assert os.path.join('nothing', 'train') in _status(monkeypatch, module, 'nothing', *arguments)
