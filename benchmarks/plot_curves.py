@@ -5,8 +5,8 @@
 
 A run is a directory with the event files of training in `train` and those of its evaluations in
 `eval`. On the left is the training loss, each point the mean over a hundredth of the run; on the
-right precision @ 1 of the test images, with a curve for each kind of evaluation. Drawing needs
-matplotlib (the extra `plots`).
+right precision @ 1 of the test images. A run has a colour, a kind of evaluation a style of line.
+Drawing needs matplotlib (the extra `plots`).
 """
 
 import argparse
@@ -97,33 +97,38 @@ def draw(runs, path):
   """Draws the runs, see `table`, into a file; the ending of its name gives the format."""
   import matplotlib
   matplotlib.use('Agg')  # Needs no screen.
-  from matplotlib import pyplot
+  from matplotlib import lines, pyplot, ticker
 
-  figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 3.6), layout='constrained')
+  # As wide as a page of GitHub, in twice its pixels.
+  figure, (left, right) = pyplot.subplots(1, 2, figsize=(8.3, 3.4), layout='constrained')
+  styles = {}
   for i, (label, run) in enumerate(runs.items()):
     left.plot(*smooth(run[LOSS]), color='C%d' % i, label=label)
     for suffix, name, style in KINDS:
       if PRECISION + suffix in run:
         right.plot(*zip(*sorted(run[PRECISION + suffix].items())), style, color='C%d' % i,
-                   marker='.', label='%s, %s' % (label, name) if len(runs) > 1 else name)
+                   marker='.')
+        styles[name] = style
   left.set_title('training loss')
   # On a linear scale the weight decay of the first steps would flatten all that follows.
   left.set_yscale('log')
+  left.yaxis.set_major_locator(ticker.LogLocator(subs=[1, 2, 3, 5]))
   left.yaxis.set_major_formatter('{x:g}')
-  left.yaxis.set_minor_formatter('{x:g}')
-  right.set_title('precision @ 1')
-  if len(runs) > 1:
-    left.legend(frameon=False)
+  left.yaxis.set_minor_locator(ticker.NullLocator())
+  right.set_title('precision @ 1 on the test images')
   for axes in (left, right):
     axes.set_xlabel('step')
     axes.grid(alpha=0.3)
     axes.spines[['top', 'right']].set_visible(False)
     axes.xaxis.set_major_formatter('{x:,.0f}')
-    axes.locator_params(axis='x', nbins=5)
+    axes.locator_params(axis='x', nbins=4)
     axes.set_xlim(left=0)
-  if right.lines:
-    right.legend(frameon=False, fontsize='small', loc='upper left', bbox_to_anchor=(1, 1))
-  figure.savefig(path, dpi=120)
+  if len(runs) > 1:
+    left.legend(loc='upper right', frameon=False)
+  if styles:
+    right.legend([lines.Line2D([], [], color='dimgrey', linestyle=style)
+                  for style in styles.values()], styles, loc='lower right', frameon=False)
+  figure.savefig(path, dpi=200)
 
 
 def main():
@@ -132,6 +137,8 @@ def main():
                       help='directories of runs (cifar10), each with its name in the legend')
   parser.add_argument('--out', help='image file to write, .png or .svg (none, only the table)')
   parser.add_argument('--csv', action='store_true', help='print the table as CSV, not Markdown')
+  parser.add_argument('--single_crop', action='store_true',
+                      help='leave out the evaluations with ten crops')
   arguments = parser.parse_args()
 
   runs = {}
@@ -139,6 +146,8 @@ def main():
     label, _, directory = run.rpartition('=')
     curves = {**read_curves(os.path.join(directory, 'train')),
               **read_curves(os.path.join(directory, 'eval'))}
+    if arguments.single_crop:
+      curves = {tag: curve for tag, curve in curves.items() if not tag.endswith(NEW_NAME)}
     if LOSS not in curves:
       sys.exit('There is no training loss in %s: name the directory of a run.'
                % os.path.join(directory, 'train'))

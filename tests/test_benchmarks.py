@@ -83,6 +83,9 @@ def test_ten_crops_have_a_column_also_under_their_old_name(run, monkeypatch, cap
   _main(monkeypatch, plot_curves, run, '--csv')
   rows = [line.split(',') for line in capsys.readouterr().out.splitlines()]
   assert [row[5] for row in rows[1:]] == ['0.750', '0.875']
+  _main(monkeypatch, plot_curves, run, '--csv', '--single_crop')
+  rows = [line.split(',') for line in capsys.readouterr().out.splitlines()]
+  assert [len(row) for row in rows] == [5, 5, 5]
 
 
 def test_repeated_steps_count_once_with_their_latest_value(run):

@@ -139,7 +139,7 @@ def test_stages_are_trained_evaluated_kept_and_drawn(small_data_dir, tmp_path):
         [name, row[0], row[1], row[2]] for name in ('first', 'second') for row in rows]
   if out:
     picture = (tmp_path / 'curves.svg').read_text()
-    for label in ('first', 'second', 'first, moving averages', 'second, raw weights'):
+    for label in ('first', 'second', 'moving averages', 'raw weights'):
       assert '<!-- %s -->' % label in picture
 
 
