@@ -10,8 +10,8 @@ import pytest
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
-PAGES = ['README.md', 'cifar10/README.md', 'cifar10/trained/README.md',
-         'docs/tutorial.ipynb'] + sorted(
+PAGES = ['README.md', 'CONTRIBUTING.md', 'CHANGELOG.md', 'cifar10/README.md',
+         'cifar10/trained/README.md', 'docs/tutorial.ipynb'] + sorted(
     'docs/' + os.path.basename(path) for path in glob.glob(os.path.join(ROOT, 'docs', '*.md')))
 
 
