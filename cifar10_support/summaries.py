@@ -15,8 +15,10 @@ import tensorflow.compat.v1 as tf
 # Histograms sample about this many values; tensors up to six times this size are used whole.
 _HISTOGRAM_VALUES = 10000
 
-# Of the confusion matrix: pixels on a side of a cell, and the size of the letters.
-_CELL, _LETTERS = 40, 16
+# Of the confusion matrix: pixels on a side of a cell, and the size of the letters. TensorBoard scales
+# a picture to 350 pixels by leaving out some, which letters do not survive: that is the size for ten
+# classes, if their names fit into the margin.
+_CELL, _LETTERS, _MARGIN = 27, 12, 79
 _MOST_NUMBERED = 20  # With more classes than this, cells are small and have no numbers.
 _SMALL_CELL, _SMALL_LETTERS = 12, 10
 _DARKEST = np.array([8, 48, 107])  # Blue.
@@ -175,7 +177,7 @@ def draw_matrix(matrix, classes):
   cell, letters = (_CELL, _LETTERS) if numbered else (_SMALL_CELL, _SMALL_LETTERS)
   font = ImageFont.load_default(letters)
   gap = letters // 2
-  margin = 2 * gap + int(max(map(font.getlength, [*classes, 'taken for'])))
+  margin = max([_MARGIN] + [2 * gap + int(font.getlength(name)) for name in classes])
 
   def names(x, anchor):
     strip = Image.new('RGB', [margin, count * cell], 'white')

@@ -190,7 +190,7 @@ def test_names_of_the_classes_stand_on_the_left_and_from_bottom_to_top_above_the
   assert shapes[0] == shapes[1] and shapes[0][1] > shapes[0][0]
 
 
-@pytest.mark.parametrize('count, largest', [(2, 300), (10, 600), (20, 1000), (100, 1400)])
+@pytest.mark.parametrize('count, largest', [(2, 200), (10, 350), (20, 700), (100, 1400)])
 def test_picture_of_the_confusion_matrix_grows_with_the_classes(count, largest):
   classes = ['class %d' % i for i in range(count)]
   picture = summaries.draw_matrix(np.eye(count, dtype=int), classes)

@@ -123,8 +123,8 @@ def test_confusion_matrix_and_mistakes_are_shown(tab):
   # The groups below the first two are closed, except for what the filter finds.
   browser = tab('eval', 'images&tagFilter=^mistakes')
   widths = VISIBLE + '.map(image => image.naturalWidth)'
-  # In pixels: ten cells of 40 and the names; up to four images of 96, each with a gap of 6.
-  _wait(browser, widths + '.some(width => 440 < width && width < 640)', 'img')
+  # In pixels: what a card has room for; up to four images of 96, each with a gap of 6.
+  _wait(browser, widths + '.includes(350)', 'img')
   _wait(browser, widths + '.some(width => [102, 204, 306, 408].includes(width))', 'img')
 
 
