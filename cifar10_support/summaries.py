@@ -15,9 +15,9 @@ import tensorflow.compat.v1 as tf
 # Histograms sample about this many values; tensors up to six times this size are used whole.
 _HISTOGRAM_VALUES = 10000
 
-# Of the confusion matrix: pixels on a side of a cell, and the size of the letters. TensorBoard scales
-# a picture to 350 pixels by leaving out some, which letters do not survive: that is the size for ten
-# classes, if their names fit into the margin.
+# Of the confusion matrix: pixels on a side of a cell, and the size of the letters. TensorBoard
+# scales a picture to 350 pixels by leaving out some, which letters do not survive: that is the size
+# for ten classes, if their names fit into the margin.
 _CELL, _LETTERS, _MARGIN = 26, 12, 89
 _MOST_NUMBERED = 20  # With more classes than this, cells are small and have no numbers.
 _SMALL_CELL, _SMALL_LETTERS = 12, 10
