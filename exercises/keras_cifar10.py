@@ -17,7 +17,6 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 from cifar10_support import checkpoints  # noqa: E402, first, because it imports TensorFlow quietly
 from cifar10_support import console  # noqa: E402
 from cifar10_support import dataset  # noqa: E402
-from cifar10_support.console import UserError  # noqa: E402
 
 os.environ['KERAS_BACKEND'] = 'tensorflow'
 import keras  # noqa: E402
@@ -37,10 +36,7 @@ WEIGHT_DECAY = 0.004
 
 
 def distorted_inputs(paths, batch_size):
-  """Returns the training images as a `tf.data.Dataset`: shuffled, distorted, endless.
-
-  Its elements are images, float32 of shape [batch_size, 24, 24, 3], and int32 labels [batch_size].
-  """
+  """Returns the training images: a `tf.data.Dataset` of shuffled, distorted, endless batches."""
   names = tf.data.Dataset.from_tensor_slices(paths).shuffle(len(paths)).repeat()
   records = tf.data.FixedLengthRecordDataset(names, dataset.RECORD_BYTES)
   # Shuffled as records, of 3 KB: as distorted floats they would be 7.
@@ -50,6 +46,10 @@ def distorted_inputs(paths, batch_size):
 
 def inputs(paths, batch_size):
   """Returns the images for evaluation: each exactly once, in the order of the files."""
+  def central_crop(image, label):
+    image = tf.image.resize_with_crop_or_pad(image, IMAGE_SIZE, IMAGE_SIZE)
+    return tf.image.per_image_standardization(image), label
+
   records = tf.data.FixedLengthRecordDataset(paths, dataset.RECORD_BYTES)
   return records.map(decode).map(central_crop).batch(batch_size).prefetch(tf.data.AUTOTUNE)
 
@@ -67,12 +67,6 @@ def distort(image, label):
   image = tf.cast(tf.image.random_flip_left_right(image), tf.float32)  # Or brightness is clipped.
   image = tf.image.random_brightness(image, 63)
   image = tf.image.random_contrast(image, 0.2, 1.8)
-  return tf.image.per_image_standardization(image), label
-
-
-def central_crop(image, label):
-  """Does what evaluation does in place of the distortions."""
-  image = tf.image.resize_with_crop_or_pad(image, IMAGE_SIZE, IMAGE_SIZE)
   return tf.image.per_image_standardization(image), label
 
 
@@ -162,11 +156,9 @@ class Checkpoint(keras.callbacks.Callback):
 def load(path):
   """Loads a model that this program saved, with its moving averages and its step."""
   try:
-    model = keras.models.load_model(path)
-    variables_by_key(model)
-  except Exception as error:  # On a damaged file, or another program's, Keras may raise anything.
-    raise UserError('%s cannot be loaded: %s' % (path, error)) from error
-  return model
+    return keras.models.load_model(path)
+  except Exception as error:  # On a file that is damaged, or no model, Keras may raise anything.
+    raise console.UserError('%s cannot be loaded: %s' % (path, error)) from error
 
 
 def variables_by_key(model):
@@ -179,58 +171,62 @@ def variables_by_key(model):
   return variables
 
 
-def train(path, data_set, batch_size, max_steps):
-  """Trains up to a step; a model that is there is resumed. Several GPUs share each batch."""
+def train(flags):
+  """Trains up to --max_steps; a model that is there is resumed. Several GPUs share each batch."""
+  data_set = dataset.prepare(flags.data_dir, dataset.DATA_URL, NUM_CLASSES)
   several = len(tf.config.list_logical_devices('GPU')) > 1
   strategy = tf.distribute.MirroredStrategy() if several else tf.distribute.get_strategy()
   with strategy.scope():
-    model = load(path) if os.path.exists(path) else compiled_model(batch_size)
-  step, epoch = int(model.optimizer.iterations), data_set.num_train // batch_size
-  if step >= max_steps:
-    raise UserError('%s has reached step %d: raise --max_steps to train further.' % (path, step))
-  callbacks = [Checkpoint(path, max_steps),
-               keras.callbacks.TensorBoard(os.path.dirname(path), histogram_freq=1)]
-  model.fit(distorted_inputs(data_set.train_files, batch_size), shuffle=False,  # It is shuffled.
-            steps_per_epoch=epoch, initial_epoch=step // epoch, epochs=math.ceil(max_steps / epoch),
-            verbose=2, callbacks=callbacks)
+    model = load(flags.model) if os.path.exists(flags.model) else compiled_model(flags.batch_size)
+  step, epoch = int(model.optimizer.iterations), data_set.num_train // flags.batch_size
+  if step >= flags.max_steps:
+    raise console.UserError('%s has reached step %d: raise --max_steps.' % (flags.model, step))
+  model.fit(distorted_inputs(data_set.train_files, flags.batch_size), shuffle=False,  # It is.
+            steps_per_epoch=epoch, initial_epoch=step // epoch, verbose=2,
+            epochs=math.ceil(flags.max_steps / epoch),
+            callbacks=[Checkpoint(flags.model, flags.max_steps), keras.callbacks.TensorBoard(
+                os.path.dirname(flags.model), histogram_freq=1)])
 
 
-def evaluate(path, data_set, batch_size, use_moving_averages):
+def evaluate(flags):
   """Prints precision @ 1 on the test images."""
-  model = load(path)
-  if use_moving_averages:
+  data_set = dataset.prepare(flags.data_dir, dataset.DATA_URL, NUM_CLASSES)
+  model = load(flags.model)
+  if not flags.raw_weights:
     for variable, average in zip(model.trainable_variables, model.optimizer.averages):
       variable.assign(average)
-  result = model.evaluate(inputs(data_set.test_files, batch_size), verbose=0, return_dict=True,
-                          steps=math.ceil(data_set.num_test / batch_size))
+  result = model.evaluate(inputs(data_set.test_files, flags.batch_size), verbose=0,
+                          steps=math.ceil(data_set.num_test / flags.batch_size), return_dict=True)
   console.log('precision @ 1 = %.3f' % result['precision'])
 
 
-def convert(source, destination, batch_size):
-  """Converts a checkpoint of the graph to a `.keras` file, or the other way round."""
-  if source.endswith('.keras') == destination.endswith('.keras') or os.path.exists(destination):
-    raise UserError('convert needs a checkpoint and a .keras file, and the second must be new.')
-  if source.endswith('.keras'):
-    variables = variables_by_key(load(source))
-    os.makedirs(destination)
-    name = 'model.ckpt-%d' % variables['global_step'].numpy()
-    # What a Saver writes. A tf.train.Checkpoint would make up keys of its own.
-    tf.raw_ops.SaveV2(prefix=os.path.join(destination, name), tensor_names=list(variables),
-                      shape_and_slices=[''] * len(variables), tensors=list(variables.values()))
-    tf.compat.v1.train.update_checkpoint_state(destination, name)
-  else:
+def convert(flags):
+  """Converts a checkpoint of the graph to a new `.keras` file, or such a file to a new run."""
+  source, destination = flags.paths
+  if os.path.exists(destination):
+    raise console.UserError('%s exists: name another place for the result.' % destination)
+  if destination.endswith('.keras'):
     found = checkpoints.read(tf.train.latest_checkpoint(source) or source)
-    model = compiled_model(batch_size)
+    model = compiled_model(flags.batch_size)
     variables = variables_by_key(model)
-    variables.pop('global_step').assign(found.step)  # Old checkpoints have it in their name only.
+    variables.pop('global_step').assign(found.step or 0)  # Old ones have it in their name only.
     checkpoints.check_fits(found, {key: variables[key].value for key in variables})
     reader = tf.train.load_checkpoint(found.path)
     for key, variable in variables.items():
       variable.assign(reader.get_tensor(key))
     model.save(destination)
+  else:
+    variables = variables_by_key(load(source))
+    os.makedirs(destination)
+    name = 'model.ckpt-%d' % variables['global_step'].numpy()
+    # What a Saver does. A tf.train.Checkpoint would have keys of its own.
+    tf.raw_ops.SaveV2(prefix=os.path.join(destination, name), tensor_names=list(variables),
+                      shape_and_slices=[''] * len(variables), tensors=list(variables.values()))
+    tf.compat.v1.train.update_checkpoint_state(destination, name)
 
 
 def main(argv=None):
+  """Runs a command; returns the exit status."""
   parser = argparse.ArgumentParser(description=__doc__.split('\n')[0], allow_abbrev=False)
   parser.add_argument('command', choices=['train', 'evaluate', 'convert'])
   parser.add_argument('paths', nargs='*', help='for convert: what to convert, and to what')
@@ -240,16 +236,13 @@ def main(argv=None):
   parser.add_argument('--max_steps', type=int, default=100000, help='steps to train in all')
   parser.add_argument('--raw_weights', action='store_true', help='do not evaluate the averages')
   flags = parser.parse_args(argv)
-  if len(flags.paths) != 2 * (flags.command == 'convert') or min(flags.batch_size, flags.max_steps) < 1:
-    parser.error('convert needs two paths, the other commands none, and numbers are at least 1')
+  if len(flags.paths) != (2 if flags.command == 'convert' else 0):
+    parser.error('convert takes two paths, and the other commands none')
+  if min(flags.batch_size, flags.max_steps) < 1:
+    parser.error('--batch_size and --max_steps must be at least 1')
   try:
-    if flags.command == 'convert':
-      return convert(*flags.paths, flags.batch_size)
-    data_set = dataset.prepare(flags.data_dir, dataset.DATA_URL, NUM_CLASSES)
-    if flags.command == 'train':
-      return train(flags.model, data_set, flags.batch_size, flags.max_steps)
-    return evaluate(flags.model, data_set, flags.batch_size, not flags.raw_weights)
-  except (UserError, OSError) as error:
+    {'train': train, 'evaluate': evaluate, 'convert': convert}[flags.command](flags)
+  except (console.UserError, OSError) as error:
     console.complain(error)
     return 1
 

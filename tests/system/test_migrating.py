@@ -1,0 +1,129 @@
+"""The rows of docs/migrating.md that take longer, and exercises/keras_cifar10.py as it is used."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+import tensorflow.compat.v1 as tf
+
+from conftest import ROOT
+
+TRAINED = os.path.join(ROOT, 'cifar10', 'trained')
+DATA = os.environ.get('CIFAR10_DATA_DIR', os.path.join(ROOT, 'cifar10', 'data'))
+KERAS = 'exercises/keras_cifar10.py'
+
+
+# Towers need a process whose CPU is two devices.
+@pytest.mark.parametrize('rows', [
+    ['five_steps'], ['logits', 'averages_restored', 'saver', 'initial_values', 'one_pass'],
+    ['towers']])
+def test_both_sides_of_a_row(rows, small_data_dir):
+  process = subprocess.run(
+      [sys.executable, os.path.join(ROOT, 'tests', 'migrating_rows.py'), small_data_dir, *rows],
+      capture_output=True, text=True, timeout=300)
+  assert process.returncode == 0, process.stderr
+  outcomes = json.loads(process.stdout.splitlines()[-1])
+  assert outcomes == dict.fromkeys(rows), '\n'.join(filter(None, outcomes.values()))
+
+
+def _run(cwd, script, *arguments):
+  return subprocess.run([sys.executable, os.path.join(ROOT, script), *arguments], cwd=cwd,
+                        capture_output=True, text=True, timeout=600)
+
+
+def _done(*arguments):
+  process = _run(*arguments)
+  assert (process.returncode, process.stderr) == (0, '')
+  return process.stdout
+
+
+def _events(directory):
+  """Returns {tag: [(step, value)]} of the event files in a directory, and in it `train`."""
+  found = {}
+  for folder, _, names in os.walk(directory):
+    for name in sorted(names):
+      if 'tfevents' in name:
+        for event in tf.train.summary_iterator(os.path.join(folder, name)):
+          for value in event.summary.value:
+            number = (float(tf.make_ndarray(value.tensor)) if value.tensor.dtype == 1
+                      and not value.tensor.tensor_shape.dim else value.simple_value)
+            found.setdefault(value.tag, []).append((event.step, number))
+  return found
+
+
+def test_hooks_and_callbacks_stop_save_resume_and_summarise(small_data_dir, tmp_path):
+  """Five steps of 100 images are an epoch, for both."""
+  data = ['--data_dir=' + small_data_dir, '--batch_size=100']
+  for steps, before in ((3, 0), (7, 3)):
+    graph = _done(tmp_path, 'cifar10_train.py', *data, '--max_steps=%d' % steps,
+                  '--min_queue_examples=100', '--save_summaries_steps=1', '--train_dir=graph')
+    keras = _done(tmp_path, KERAS, 'train', *data, '--max_steps=%d' % steps,
+                  '--model=keras/model.keras')
+    assert 'from step 3' in graph if before else 'Training in graph' in graph
+    assert re.findall(r'^Epoch (\d)', keras, re.MULTILINE) == (['1', '2'] if before else ['1'])
+    converted = str(tmp_path / ('to_%d' % steps))
+    _done(tmp_path, KERAS, 'convert', 'keras/model.keras', converted)
+    for directory in (str(tmp_path / 'graph'), converted):
+      assert tf.train.load_checkpoint(directory).get_tensor('global_step') == steps
+  graph, keras = _events(tmp_path / 'graph'), _events(tmp_path / 'keras')
+  assert [step for step, _ in graph['losses/total_loss/raw']] == list(range(1, 8))
+  # The trap: the horizontal axis is epochs. Three steps, then the rest of them, then two more.
+  assert [step for step, _ in keras['epoch_loss']] == [0, 0, 1]
+  for _, loss in graph['losses/total_loss/raw'] + keras['epoch_loss']:
+    assert 4 < loss < 5.5
+  # And each side evaluates what the other has trained.
+  out = _done(tmp_path, 'cifar10_eval.py', data[0], '--checkpoint_dir=' + converted, '--run_once')
+  assert re.search(r'precision @ 1 = 0\.\d{3}\n$', out)
+  _done(tmp_path, KERAS, 'convert', 'graph', 'from_graph.keras')
+  assert re.search(r'precision @ 1 = 0\.\d{3}\n$',
+                   _done(tmp_path, KERAS, 'evaluate', data[0], '--model=from_graph.keras'))
+
+
+def test_graph_resumes_what_keras_trained(small_data_dir, tmp_path):
+  data = ['--data_dir=' + small_data_dir, '--batch_size=8', '--max_steps=2']
+  _done(tmp_path, KERAS, 'train', *data, '--model=model.keras')
+  _done(tmp_path, KERAS, 'convert', 'model.keras', 'run')
+  out = _done(tmp_path, 'cifar10_train.py', *data[:2], '--max_steps=3', '--train_dir=run',
+              '--min_queue_examples=100')
+  assert 'Resuming run from step 2.' in out
+  assert tf.train.load_checkpoint(str(tmp_path / 'run')).get_tensor('global_step') == 3
+
+
+@pytest.mark.skipif(not os.path.isdir(DATA), reason='CIFAR-10 is not there: $CIFAR10_DATA_DIR')
+@pytest.mark.parametrize('arguments, card', [([], ''), (['--raw_weights'],
+                                                        ' --use_moving_averages=false')])
+def test_precision_is_that_of_the_graph(arguments, card, tmp_path):
+  with open(os.path.join(TRAINED, 'README.md')) as text:
+    command = 'python cifar10_eval.py --checkpoint_dir=cifar10/trained --run_once' + card
+    [precision] = re.findall(r'\| ([\d.]+) \| `%s` \|' % re.escape(command), text.read())
+  _done(tmp_path, KERAS, 'convert', TRAINED, 'trained.keras')
+  out = _done(tmp_path, KERAS, 'evaluate', '--data_dir=' + DATA, '--model=trained.keras', *arguments)
+  assert out.endswith('precision @ 1 = %s\n' % precision)
+
+
+@pytest.mark.parametrize('arguments, status, named', [
+    (['evaluate', '--model=missing.keras'], 1, 'missing.keras'),
+    (['evaluate', '--model=text.keras'], 1, 'text.keras'),
+    (['train', '--data_dir=/dev/null/data'], 1, '/dev/null'),
+    (['train', '--model=text.keras'], 1, 'text.keras'),
+    (['convert', 'nowhere', 'new.keras'], 1, 'nowhere'),
+    (['convert', 'text.keras', 'new'], 1, 'text.keras'),
+    (['convert', TRAINED, 'text.keras'], 1, 'text.keras'),
+    (['convert', 'one'], 2, 'two paths'),
+    (['train', 'one'], 2, 'two paths'),
+    (['train', '--batch_size=0'], 2, '--batch_size'),
+    (['fly'], 2, 'fly'),
+])
+def test_wrong_argument_is_one_line(arguments, status, named, small_data_dir, tmp_path):
+  (tmp_path / 'text.keras').write_text('Not a model.')
+  if not any(argument.startswith('--data_dir') for argument in arguments):
+    arguments = arguments + ['--data_dir=' + small_data_dir]
+  process = _run(tmp_path, KERAS, *arguments)
+  assert process.returncode == status
+  error = process.stderr.splitlines()
+  assert named in error[-1] and 'Traceback' not in process.stderr
+  assert len(error) == 1 or status == 2  # argparse adds the usage.
+  assert os.listdir(tmp_path) == ['text.keras']
