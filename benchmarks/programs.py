@@ -250,41 +250,12 @@ def naive_input(steps, data_dir, batch_size):
 
 
 def keras(steps, data_dir, batch_size):
-  """A Keras model, trained by train_on_batch from a tf.data pipeline."""
+  """The Keras program of exercises/keras_cifar10.py, one train_on_batch a step."""
+  from exercises import keras_cifar10
   from cifar10_support import dataset
-  import keras
-  import tensorflow as tf
-
-  def decode(record):
-    values = tf.io.decode_raw(record, tf.uint8)
-    image = tf.transpose(tf.reshape(values[1:], [3, 32, 32]), [1, 2, 0])
-    image = tf.image.random_crop(image, [24, 24, 3])
-    image = tf.image.random_flip_left_right(tf.cast(image, tf.float32))
-    image = tf.image.random_brightness(image, 63)
-    image = tf.image.random_contrast(image, 0.2, 1.8)
-    return tf.image.per_image_standardization(image), tf.cast(values[0], tf.int32)
-
-  files = dataset.find(data_dir, 10).train_files
-  data = tf.data.FixedLengthRecordDataset(files, dataset.RECORD_BYTES)
-  data = data.repeat().shuffle(20000).map(decode, tf.data.AUTOTUNE).batch(batch_size)
-  data = data.prefetch(tf.data.AUTOTUNE)
-
-  layers, decay = keras.layers, keras.regularizers.L2(0.002)
-  model = keras.Sequential([
-      keras.Input([24, 24, 3]),
-      layers.Conv2D(64, 5, padding='same', activation='relu'),
-      layers.MaxPooling2D(3, 2, 'same'),
-      layers.Lambda(lambda x: tf.nn.lrn(x, 4, 1.0, 0.001 / 9.0, 0.75)),
-      layers.Conv2D(64, 5, padding='same', activation='relu'),
-      layers.Lambda(lambda x: tf.nn.lrn(x, 4, 1.0, 0.001 / 9.0, 0.75)),
-      layers.MaxPooling2D(3, 2, 'same'),
-      layers.Flatten(),
-      layers.Dense(384, activation='relu', kernel_regularizer=decay),
-      layers.Dense(192, activation='relu', kernel_regularizer=decay),
-      layers.Dense(10)])
-  model.compile(keras.optimizers.SGD(0.1, use_ema=True, ema_momentum=0.9999),
-                keras.losses.SparseCategoricalCrossentropy(from_logits=True), jit_compile=False)
-  batches = iter(data)
+  model = keras_cifar10.compiled_model(batch_size)
+  files = dataset.find(data_dir, keras_cifar10.NUM_CLASSES).train_files
+  batches = iter(keras_cifar10.distorted_inputs(files, batch_size))
   repeat(lambda: model.train_on_batch(*next(batches)), steps)
 
 

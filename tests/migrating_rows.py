@@ -7,6 +7,7 @@ of its own because Keras needs TensorFlow 2's mode, which conftest.py turns off.
 in that mode too it can be built in a `tf.Graph`.
 """
 
+import argparse
 import json
 import os
 import sys
@@ -26,7 +27,6 @@ import cifar10_train  # noqa: E402, F401: its flags
 from cifar10_cluster import tf_config  # noqa: E402
 from cifar10_support import console  # noqa: E402
 from cifar10_support import dataset  # noqa: E402
-from cifar10_support import session as training  # noqa: E402
 import numpy_network  # noqa: E402
 
 from absl import flags  # noqa: E402
@@ -172,8 +172,15 @@ def sharing_variables(row):
   np.testing.assert_array_equal(initializer([3, 4]), initializer([3, 4]))
   with tf.Graph().as_default():
     initializer = tf1.truncated_normal_initializer(stddev=0.04)
-    a, b = graph_run([initializer([3, 4]), initializer([3, 4])])[0]
+    seeded = tf1.truncated_normal_initializer(stddev=0.04, seed=1)
+    a, b, c = graph_run([initializer([3, 4]), initializer([3, 4]), seeded([3, 4])])[0]
   assert not np.array_equal(a, b)
+  seeded = keras.initializers.TruncatedNormal(stddev=0.04, seed=1)
+  assert not np.array_equal(seeded([3, 4]), c)  # Seeds do not carry over.
+  # Without `training=` a layer is in inference, as a graph without dropout is.
+  dropout = keras.layers.Dropout(0.5)
+  np.testing.assert_array_equal(dropout(tf.ones([50])), np.ones([50]))
+  assert np.mean(dropout(tf.ones([50]), training=True) == 0) > 0.1
 
 
 def initial_values(row):
@@ -384,6 +391,9 @@ def command_line(row):
     raise AssertionError('It was defined twice.')
   except flags.DuplicateFlagError:
     pass
+  parser = argparse.ArgumentParser()
+  parser.add_argument('--flag', type=bool)
+  assert parser.parse_args(['--flag=false']).flag is True  # The trap.
   called = []
   original, keras_cifar10.train = keras_cifar10.train, called.append
   try:

@@ -28,3 +28,38 @@ def outcomes(small_data_dir):
 @pytest.mark.parametrize('row', ROWS)
 def test_both_sides_of_a_row(row, outcomes):
   assert outcomes[row] is None, outcomes[row]
+
+
+def _page():
+  with open(os.path.join(ROOT, 'docs', 'migrating.md'), encoding='utf-8') as text:
+    return text.read()
+
+
+def _lines(*paths):
+  return {line.strip() for path in paths
+          for line in open(os.path.join(ROOT, path), encoding='utf-8')}
+
+
+def test_page_shows_lines_of_the_two_programs():
+  idioms, _ = _page().split('## The recipe')
+  graph = _lines('cifar10.py', 'cifar10_input.py', 'cifar10_train.py', 'cifar10_eval.py',
+                 'cifar10_multi_gpu_train.py', 'cifar10_cluster/tf_config.py',
+                 'cifar10_support/restore.py')
+  keras = _lines('exercises/keras_cifar10.py')
+  sections = re.split('^### ', idioms, flags=re.MULTILINE)[1:]
+  assert len(sections) == 13
+  for section in sections:
+    blocks = re.findall('^```python\n(.*?)^```', section, re.DOTALL | re.MULTILINE)
+    assert len(blocks) == (1 if section.startswith('TF_CONFIG') else 2), section
+    for block, program in zip(blocks, (graph, keras)):
+      assert [line for line in block.splitlines() if line.strip() not in program] == []
+    assert '*The trap' in section
+
+
+def test_table_links_to_each_section():
+  def anchor(title):  # As GitHub makes them.
+    return re.sub('[^a-z0-9_ -]', '', title.lower()).replace(' ', '-')
+
+  titles = re.findall('^### (.*)', _page(), re.MULTILINE)
+  links = re.findall(r'^\| \[.*?\]\(#([^)]*)\)', _page(), re.MULTILINE)
+  assert links == [anchor(title) for title in titles] and len(links) == 13

@@ -92,6 +92,47 @@ def test_graph_resumes_what_keras_trained(small_data_dir, tmp_path):
   assert tf.train.load_checkpoint(str(tmp_path / 'run')).get_tensor('global_step') == 3
 
 
+@pytest.fixture
+def home(small_data_dir, tmp_path):
+  """A directory like a clone, with a small data set."""
+  (tmp_path / 'cifar10').mkdir()
+  (tmp_path / 'cifar10' / 'data').symlink_to(small_data_dir)
+  (tmp_path / 'cifar10' / 'trained').symlink_to(TRAINED)
+  return tmp_path
+
+
+def _blocks(language):
+  with open(os.path.join(ROOT, 'docs', 'migrating.md'), encoding='utf-8') as text:
+    return re.findall('^```%s\n(.*?)^```' % language, text.read(), re.DOTALL | re.MULTILINE)
+
+
+def test_commands_of_the_page_run(home):
+  [block] = _blocks('sh')
+  for line in block.splitlines():
+    program, script, *arguments = line.replace('3000', '2').split()
+    assert program == 'python'
+    _done(home, script, *arguments)
+  assert (home / 'cifar10' / 'from_keras' / 'model.ckpt-2.index').exists()
+
+
+def test_snippets_of_the_recipe_are_a_script_that_passes(home):
+  start = next(i for i, block in enumerate(_blocks('python')) if block.startswith('from exercises'))
+  snippets = _blocks('python')[start:]
+  assert len(snippets) == 7
+  script = 'import sys\nsys.path.insert(0, %r)\n%s' % (ROOT, '\n'.join(snippets))
+  (home / 'port.py').write_text(script)
+  process = subprocess.run([sys.executable, 'port.py'], cwd=home, capture_output=True, text=True,
+                           timeout=300)
+  assert process.returncode == 0, process.stderr
+  # It does compare: the regularisation of twice the weight decay is found.
+  (home / 'golden' / 'five.keras').unlink()
+  (home / 'port.py').write_text(script.replace(
+      'import keras_cifar10\n', 'import keras_cifar10\nkeras_cifar10.WEIGHT_DECAY = 0.008\n'))
+  process = subprocess.run([sys.executable, 'port.py'], cwd=home, capture_output=True, text=True,
+                           timeout=300)
+  assert process.returncode == 1 and "golden['losses']" in process.stderr
+
+
 @pytest.mark.skipif(not os.path.isdir(DATA), reason='CIFAR-10 is not there: $CIFAR10_DATA_DIR')
 @pytest.mark.parametrize('arguments, card', [([], ''), (['--raw_weights'],
                                                         ' --use_moving_averages=false')])
@@ -100,7 +141,8 @@ def test_precision_is_that_of_the_graph(arguments, card, tmp_path):
     command = 'python cifar10_eval.py --checkpoint_dir=cifar10/trained --run_once' + card
     [precision] = re.findall(r'\| ([\d.]+) \| `%s` \|' % re.escape(command), text.read())
   _done(tmp_path, KERAS, 'convert', TRAINED, 'trained.keras')
-  out = _done(tmp_path, KERAS, 'evaluate', '--data_dir=' + DATA, '--model=trained.keras', *arguments)
+  out = _done(tmp_path, KERAS, 'evaluate', '--data_dir=' + DATA, '--model=trained.keras',
+              *arguments)
   assert out.endswith('precision @ 1 = %s\n' % precision)
 
 
