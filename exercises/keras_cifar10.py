@@ -222,7 +222,7 @@ def convert(flags):
     # What a Saver does. A tf.train.Checkpoint would have keys of its own.
     tf.raw_ops.SaveV2(prefix=os.path.join(destination, name), tensor_names=list(variables),
                       shape_and_slices=[''] * len(variables), tensors=list(variables.values()))
-    tf.compat.v1.train.update_checkpoint_state(destination, name)
+    tf.compat.v1.train.update_checkpoint_state(os.path.abspath(destination), name)
 
 
 def main(argv=None):
