@@ -170,7 +170,8 @@ def _checkpoint_to_resume(train_dir, classes):
   learning_flags = {'batch_size', 'num_gpus', 'use_fp16', *settings.constants()} - {'data_url'}
   changes = ['--%s is %s, was %s' % (name, FLAGS[name].value, last_start[name])
              for name in sorted(learning_flags.intersection(FLAGS, last_start))
-             if FLAGS[name].value != last_start[name]]
+             # A program that sets no flags, such as a notebook, leaves None: the constants counted.
+             if last_start[name] not in (None, FLAGS[name].value)]
   variables = {variable.op.name: variable for variable in tf.global_variables()}
   checkpoints.check_fits(checkpoint, variables)
   # The original's checkpoints may have more than we need. In ours more is an optimizer's state.

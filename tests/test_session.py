@@ -213,6 +213,15 @@ def test_flags_that_differ_are_named_with_both_values(train_dir, capsys):
   assert '--batch_size' not in capsys.readouterr().out
 
 
+def test_flags_that_were_left_to_the_constants_are_not_named(capsys):
+  assert FLAGS.momentum is None  # As in a notebook, which uses no `settings.from_flags`.
+  _train(2)
+  FLAGS.momentum = 0.0  # As in a script.
+  capsys.readouterr()
+  _train(4)
+  assert '--momentum' not in capsys.readouterr().out
+
+
 def test_run_with_momentum_is_not_resumed_without(train_dir):
   FLAGS.momentum = 0.9
   _train(4)
