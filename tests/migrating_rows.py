@@ -8,6 +8,8 @@ in that mode too it can be built in a `tf.Graph`.
 """
 
 import argparse
+import contextlib
+import io
 import json
 import os
 import sys
@@ -420,6 +422,84 @@ def clusters(row):
     raise AssertionError('The graph had no parameter server.')
   except console.UserError as error:
     assert 'ps' in str(error)
+
+
+def ported_program(row):
+  """`_transfer_program` of test_old_programs.py: takes conv1 and learns a head for two classes."""
+  batch, truth = next(iter(keras_cifar10.inputs(row.data_set.test_files, 20).as_numpy_iterator()))
+  truth = truth % 2
+  with tf.Graph().as_default(), tf1.Session() as session:
+    images = tf1.placeholder(tf.float32, [None, 24, 24, 3])
+    labels = tf1.placeholder(tf.int32, [None])
+    cifar10.inference(images)
+    norm1 = tf1.get_default_graph().get_tensor_by_name('norm1:0')
+    saver = tf1.train.Saver([v for v in tf1.global_variables() if v.op.name.startswith('conv1')])
+    tf1.get_default_graph().clear_collection('losses')
+    with tf1.variable_scope('head'):
+      weights = cifar10._variable_with_weight_decay('weights', [12 * 12 * 64, 2], 0.01, wd=0.5)
+      biases = cifar10._variable_on_cpu('biases', [2], tf1.constant_initializer(0.1))
+    logits = tf.matmul(tf.reshape(norm1, [-1, 12 * 12 * 64]), weights) + biases
+    loss = cifar10.loss(logits, labels)
+    step = tf1.train.GradientDescentOptimizer(1e-3).minimize(loss, var_list=[weights, biases])
+    session.run(tf1.global_variables_initializer())
+    saver.restore(session, tf.train.latest_checkpoint(TRAINED))
+    feed = {images: batch, labels: truth}
+    first, *head = session.run([[logits, loss], weights, biases], feed)
+    for _ in range(5):
+      session.run(step, feed)
+    last = session.run([loss, weights, biases], feed)
+
+  path = os.path.join(row.tmp, 'trained.keras')
+  convert(TRAINED, path)
+  trained = keras_cifar10.load(path)
+  features = keras.Model(trained.inputs, trained.get_layer('norm1').output)
+  features.trainable = False
+  model = keras.Sequential([
+      features, keras.layers.Flatten(),
+      keras.layers.Dense(2, kernel_regularizer=keras.regularizers.L2(0.5 / 2))])
+  model.compile(keras.optimizers.SGD(1e-3),
+                keras.losses.SparseCategoricalCrossentropy(from_logits=True), jit_compile=False)
+  model.layers[-1].set_weights(head)
+  kernel = trained.get_layer('conv1').kernel.numpy()
+  np.testing.assert_allclose(model(batch), first[0], atol=1e-5)
+  np.testing.assert_allclose(model.compute_loss(batch, truth, model(batch)), first[1], rtol=1e-5)
+  for _ in range(5):
+    model.train_on_batch(batch, truth)
+  np.testing.assert_allclose(
+      model.compute_loss(batch, truth, model(batch)), last[0], rtol=1e-5)
+  for ours, value in zip(model.layers[-1].get_weights(), last[1:]):
+    np.testing.assert_allclose(ours, value, atol=1e-5)
+  np.testing.assert_array_equal(trained.get_layer('conv1').kernel.numpy(), kernel)
+  assert len(model.trainable_variables) == 2
+
+
+def wrong_arguments(row):
+  text = os.path.join(row.tmp, 'text.keras')
+  with open(text, 'w') as out:
+    out.write('Not a model.')
+  data = '--data_dir=' + row.data_dir
+  for arguments, status, named in [
+      (['evaluate', '--model=missing.keras', data], 1, 'missing.keras'),
+      (['evaluate', '--model=' + text, data], 1, text),
+      (['train', '--data_dir=/dev/null/data'], 1, '/dev/null'),
+      (['train', '--model=' + text, data], 1, text),
+      (['convert', 'nowhere', 'new.keras'], 1, 'nowhere'),
+      (['convert', text, 'new'], 1, text),
+      (['convert', TRAINED, text], 1, text),
+      (['convert', 'one'], 2, 'two paths'),
+      (['train', 'one'], 2, 'two paths'),
+      (['train', '--batch_size=0'], 2, '--batch_size'),
+      (['fly'], 2, 'fly')]:
+    with contextlib.redirect_stderr(io.StringIO()) as err:
+      try:
+        result = keras_cifar10.main(arguments)
+      except SystemExit as end:
+        result = end.code
+    lines = err.getvalue().splitlines()
+    assert result == status, arguments
+    assert named in lines[-1], lines
+    assert len(lines) == 1 or status == 2  # argparse adds the usage.
+  assert not os.path.exists('new') and not os.path.exists('new.keras')
 
 
 def main(data_dir, names):

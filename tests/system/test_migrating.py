@@ -18,8 +18,8 @@ KERAS = 'exercises/keras_cifar10.py'
 
 # Towers need a process whose CPU is two devices.
 @pytest.mark.parametrize('rows', [
-    ['five_steps'], ['logits', 'averages_restored', 'saver', 'initial_values', 'one_pass'],
-    ['towers']])
+    ['five_steps', 'logits', 'averages_restored', 'saver', 'initial_values', 'one_pass',
+     'ported_program', 'wrong_arguments'], ['towers']])
 def test_both_sides_of_a_row(rows, small_data_dir):
   process = subprocess.run(
       [sys.executable, os.path.join(ROOT, 'tests', 'migrating_rows.py'), small_data_dir, *rows],
@@ -142,28 +142,3 @@ def test_precision_is_that_of_the_graph(arguments, card, tmp_path):
   out = _done(tmp_path, KERAS, 'evaluate', '--data_dir=' + DATA, '--model=trained.keras',
               *arguments)
   assert out.endswith('precision @ 1 = %s\n' % precision)
-
-
-@pytest.mark.parametrize('arguments, status, named', [
-    (['evaluate', '--model=missing.keras'], 1, 'missing.keras'),
-    (['evaluate', '--model=text.keras'], 1, 'text.keras'),
-    (['train', '--data_dir=/dev/null/data'], 1, '/dev/null'),
-    (['train', '--model=text.keras'], 1, 'text.keras'),
-    (['convert', 'nowhere', 'new.keras'], 1, 'nowhere'),
-    (['convert', 'text.keras', 'new'], 1, 'text.keras'),
-    (['convert', TRAINED, 'text.keras'], 1, 'text.keras'),
-    (['convert', 'one'], 2, 'two paths'),
-    (['train', 'one'], 2, 'two paths'),
-    (['train', '--batch_size=0'], 2, '--batch_size'),
-    (['fly'], 2, 'fly'),
-])
-def test_wrong_argument_is_one_line(arguments, status, named, small_data_dir, tmp_path):
-  (tmp_path / 'text.keras').write_text('Not a model.')
-  if not any(argument.startswith('--data_dir') for argument in arguments):
-    arguments = arguments + ['--data_dir=' + small_data_dir]
-  process = _run(tmp_path, KERAS, *arguments)
-  assert process.returncode == status
-  error = process.stderr.splitlines()
-  assert named in error[-1] and 'Traceback' not in process.stderr
-  assert len(error) == 1 or status == 2  # argparse adds the usage.
-  assert os.listdir(tmp_path) == ['text.keras']
