@@ -8,7 +8,7 @@ In the order in which a script calls them:
   train_op = train(total_loss, global_step)
 
 The network is two convolutions, each with pooling and local response normalisation, two fully
-connected layers and a linear one: 1,068,298 parameters, 19.5 million multiply-adds an image. It
+connected layers and a linear one: 1,068,298 parameters, 19.5 million multiply-adds per image. It
 descends from the one that Alex Krizhevsky trained on this data set with cuda-convnet
 (https://code.google.com/archive/p/cuda-convnet/).
 """
@@ -37,8 +37,8 @@ NUM_CLASSES = cifar10_input.NUM_CLASSES
 NUM_EXAMPLES_PER_EPOCH_FOR_TRAIN = cifar10_input.NUM_EXAMPLES_PER_EPOCH_FOR_TRAIN
 NUM_EXAMPLES_PER_EPOCH_FOR_EVAL = cifar10_input.NUM_EXAMPLES_PER_EPOCH_FOR_EVAL
 
-# The numbers of the tutorial. Set one before you call the builders, and it counts; the scripts set
-# them from flags of the same names, such as --initial_learning_rate.
+# The numbers of the tutorial. One that you set before you call the builders takes effect; the
+# scripts set them from flags of the same names, such as --initial_learning_rate.
 MOVING_AVERAGE_DECAY = 0.9999
 NUM_EPOCHS_PER_DECAY = 350.0
 LEARNING_RATE_DECAY_FACTOR = 0.1
@@ -351,7 +351,7 @@ def apply_gradients(optimizer, gradients, global_step):
   update = optimizer.apply_gradients(gradients, global_step=global_step)
 
   # At a constant learning rate the weights never settle; they bounce around a good solution. Their
-  # average sits closer to it: evaluating with it is worth three points and more.
+  # average sits closer to it: it is worth three to five points until the rate falls.
   with tf.control_dependencies([update]), tf.name_scope('moving_averages'):
     averages = tf.train.ExponentialMovingAverage(MOVING_AVERAGE_DECAY,
                                                  num_updates=global_step.read_value())

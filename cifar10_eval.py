@@ -26,7 +26,7 @@ FLAGS = tf.app.flags.FLAGS
 
 console.DEFINE_path('eval_dir', 'cifar10/eval', 'Directory for the event files.')
 tf.app.flags.DEFINE_enum('eval_data', 'test', ['test', 'train_eval'],
-                         'Which images: those for testing, or those trained on.')
+                         'Images to evaluate: the test set or the training set.')
 tf.app.flags.DEFINE_integer('eval_interval_secs', 300, 'Minimum seconds between the starts '
                             'of two evaluations.', lower_bound=0)
 tf.app.flags.DEFINE_integer('num_examples', None, 'Maximum number of images to evaluate (default: '

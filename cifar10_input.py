@@ -115,7 +115,7 @@ def training_batches(files, batch_size, min_queue_examples=None, distortion_stre
 
 
 def read_cifar10(filename_queue):
-  """Adds a reader of one record a run.
+  """Adds a reader of one record per run.
 
   To read in parallel, call this several times: each reader works on a file of its own.
 

@@ -27,7 +27,7 @@ FLAGS = tf.app.flags.FLAGS
 
 tf.app.flags.DEFINE_boolean('json', False, 'Print JSON, for programs: a list with an object for '
                             'each picture.')
-console.DEFINE_path('export_dir', '', 'Directory to make, for the network as a SavedModel.')
+console.DEFINE_path('export_dir', '', 'Directory to create for the SavedModel.')
 tf.app.flags.adopt_module_key_flags(restore)  # For --help.
 for name in ('synthetic', 'mixed_precision'):
   tf.app.flags.declare_key_flag(name)

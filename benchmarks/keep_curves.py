@@ -4,7 +4,7 @@
 
 Images, histograms and graphs make the event files of a long run hundreds of megabytes; its curves
 are a few hundred kilobytes, which you can keep for good. TensorBoard and plot_curves.py read the
-copy like the run itself. Into an existing copy new points are merged, so that a run may continue on
+copy like the run itself. New points are merged into an existing copy, so that a run may continue on
 another machine.
 """
 

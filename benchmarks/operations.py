@@ -3,7 +3,7 @@
   python benchmarks/operations.py --mixed_precision
 
 The images are constant, and ops run one at a time, each on all cores of the CPU, so that their
-times add up. Run it on a machine that does nothing else. What overlaps with what in real training
+times add up. Run it on an otherwise idle machine. What overlaps with what in real training
 is in the files that `cifar10_train.py --profile_steps` writes.
 """
 

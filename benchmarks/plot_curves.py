@@ -5,7 +5,7 @@
 
 A run is a directory with the event files of training in `train` and those of its evaluations in
 `eval`. On the left is the training loss, each point the mean over a hundredth of the run; on the
-right precision @ 1 of the test images. A run has a colour, a kind of evaluation a style of line.
+right precision @ 1 of the test images. Each run has a colour, each kind of evaluation a line style.
 Drawing needs matplotlib (the extra `plots`).
 """
 

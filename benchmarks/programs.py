@@ -2,10 +2,10 @@
 
   python benchmarks/programs.py NAME DATA_DIR BATCH_SIZE
 
-The process prints `ready`. Then it reads a number of seconds a line from standard input, runs whole
-steps for about that long, and answers with a line of JSON: images per second, and its peak memory
-in MB. All train, or feed, the network of cifar10.py with the same distortions, unless their name
-says otherwise. Runs go into temporary directories, which throughput.py deletes.
+The process prints `ready`. Then it reads a number of seconds from each line of standard input,
+runs whole steps for about that long, and answers with a line of JSON: images per second, and its
+peak memory in MB. All train, or feed, the network of cifar10.py with the same distortions, unless
+their name says otherwise. Runs go into temporary directories, which throughput.py deletes.
 """
 
 import contextlib

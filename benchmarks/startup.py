@@ -2,9 +2,9 @@
 
   python benchmarks/startup.py --data_dir=cifar10/data --min_queue_examples=1000
 
-Every flag of cifar10_train.py may be given. Beside it the time of `import tensorflow` alone, which
-no script can do without; the two take turns. The aim is a first step within 1.25 of these imports
-plus 3 seconds. Run it on a machine that does nothing else.
+Every flag of cifar10_train.py may be given. It also times `import tensorflow` alone, which
+no script can do without; the two take turns. The aim is a first step within 1.25 import times
+plus 3 seconds. Run it on an otherwise idle machine.
 """
 
 import argparse

@@ -5,7 +5,7 @@
 
 Each program (see programs.py) is a process of its own. They take turns of a few seconds, for
 several rounds, so that a machine whose speed drifts slows all of them alike; what counts is the
-ratio of the medians. Run it on a machine that does nothing else. A program whose package is not
+ratio of the medians. Run it on an otherwise idle machine. A program whose package is not
 installed is left out.
 
 With --checkouts each program runs once for every checkout, as that checkout's own

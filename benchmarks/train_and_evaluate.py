@@ -3,7 +3,7 @@
   python benchmarks/train_and_evaluate.py --run_dir=runs/1 --evaluate_every=5000 --synthetic
 
 Every other flag, as --flag=value, goes to cifar10_train.py, and to cifar10_eval.py if it has that
-flag. Beside `train` and `eval` the run's directory gets
+flag. Besides `train` and `eval`, the run's directory gets
 
   evaluations.csv: a line for each stage: the step, both precisions, the seconds of training so far
   seconds.txt: a line for each training process: the seconds that it took

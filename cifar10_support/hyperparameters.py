@@ -1,7 +1,7 @@
 """The flags that set the numbers of training, such as --momentum.
 
-None has a default of its own: without the flag the constant in `cifar10.py` counts, with it the
-flag does, see `settings.from_flags`. docs/results.md has values that reach a higher precision.
+None has a default of its own: a flag, if given, overrides the constant in
+`cifar10.py`, see `settings.from_flags`. docs/results.md has values that reach a higher precision.
 """
 
 import math
@@ -27,8 +27,8 @@ tf.app.flags.DEFINE_enum('learning_rate_schedule', None, ['staircase', 'linear']
 tf.app.flags.DEFINE_float('num_epochs_per_decay', None, 'Epochs after which the learning rate '
                           'falls (default: cifar10.NUM_EPOCHS_PER_DECAY).',
                           lower_bound=0.01, upper_bound=1e9)
-tf.app.flags.DEFINE_float('learning_rate_decay_factor', None, 'What a fall multiplies the learning '
-                          'rate by (default: cifar10.LEARNING_RATE_DECAY_FACTOR).',
+tf.app.flags.DEFINE_float('learning_rate_decay_factor', None, 'Factor by which the learning rate '
+                          'falls (default: cifar10.LEARNING_RATE_DECAY_FACTOR).',
                           lower_bound=0.0)
 tf.app.flags.DEFINE_float('momentum', None, 'Nesterov momentum; 0 is plain gradient descent '
                           '(default: cifar10.MOMENTUM).', lower_bound=0.0, upper_bound=1.0)

@@ -23,7 +23,7 @@ from cifar10_support.signals import StopSignals
 FLAGS = tf.app.flags.FLAGS
 
 console.DEFINE_path('train_dir', 'cifar10/train',
-                    'Directory for checkpoints and event files. A run that is there is resumed.')
+                    'Directory for checkpoints and event files. A run already in it is resumed.')
 tf.app.flags.DEFINE_integer('max_steps', 100000, 'Total number of steps, including those '
                             'before a resume.', lower_bound=1)
 tf.app.flags.DEFINE_integer('log_frequency', 10, 'Steps between two log lines.', lower_bound=1)
@@ -77,7 +77,7 @@ def training_session(loss, examples_per_step, classes, num_cpus=1, hooks=(),
     loss: a float32 scalar, to log and to watch.
     examples_per_step: how many images a step takes.
     classes: the names of the data set's classes.
-    num_cpus: how many logical devices the processor is, see `tf_setup.tower_devices`.
+    num_cpus: how many logical devices the processor is split into, see `tf_setup.tower_devices`.
     hooks: further `tf.train.SessionRunHook`s; they run in every step, after the log and before what
       saves.
     session_creator: a function that returns a `tf.train.SessionCreator`, called as
@@ -231,15 +231,15 @@ class _Saver(tf.train.Saver):
 class TrainingSession:
   """A `tf.train.MonitoredSession` whose `run` takes a short cut in most steps.
 
-  Calling hooks takes half a millisecond of Python, and a GPU may take no longer for the whole step
-  (docs/speed.md). So they are called only where one wants to fetch something; in all other steps
+  Calling hooks takes a good part of a millisecond (benchmarks/loop.py), and a GPU may need no more
+  for the whole step. So they are called only where one wants to fetch something; in all other steps
   their `after_step` is enough.
   """
 
   def __init__(self, session, hooks, log, counter, signals):
     """Args:
       session: the `tf.train.MonitoredSession`.
-      hooks: all of its hooks; those that are no `_Hook` are called in every step.
+      hooks: all of its hooks; those that are not a `_Hook` are called in every step.
       log, counter, signals: a `_LogHook`, which is the first hook, a `_StepCounter`, and a
         `StopSignals`.
     """

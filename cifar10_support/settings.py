@@ -1,8 +1,8 @@
 """The flags that several scripts share, and how they meet the constants of `cifar10`.
 
 The tutorial's numbers are constants in `cifar10.py`: edit a line there, or set
-`cifar10.INITIAL_LEARNING_RATE` in a program of your own, and it counts. A flag of the same name,
-such as --initial_learning_rate, sets the constant for one run of a script.
+`cifar10.INITIAL_LEARNING_RATE` in a program of your own, and it takes effect. A flag of the same
+name, such as --initial_learning_rate, sets the constant for one run of a script.
 """
 
 import contextlib

@@ -36,7 +36,7 @@ def session_config(log_device_placement=False, num_cpus=1, xla=False):
 
   Args:
     log_device_placement: whether TensorFlow says on which device each op runs.
-    num_cpus: how many logical devices the processor is, see `tower_devices`.
+    num_cpus: how many logical devices the processor is split into, see `tower_devices`.
     xla: whether XLA compiles what it can of the graph on GPUs: it finds clusters of ops, and makes
       a few kernels of each in place of one for every op.
   """

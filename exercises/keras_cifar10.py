@@ -3,8 +3,8 @@
   python exercises/keras_cifar10.py train --max_steps=10000
 
 Read it beside cifar10_input.py and cifar10.py, whose order it keeps; docs/migrating.md compares the
-two, idiom by idiom. `convert FROM TO` makes a checkpoint of the graph a .keras file, or such a file
-a checkpoint: `convert cifar10/trained trained.keras`, `convert trained.keras cifar10/from_keras`.
+two, idiom by idiom. `convert FROM TO` turns a graph checkpoint into a .keras file, or such a file
+into a checkpoint: `convert cifar10/trained a.keras`, `convert a.keras cifar10/from_keras`.
 """
 
 import argparse
@@ -172,7 +172,7 @@ def variables_by_key(model):
 
 
 def train(flags):
-  """Trains up to --max_steps; a model that is there is resumed. Several GPUs share each batch."""
+  """Trains up to --max_steps; a saved model is resumed. Several GPUs share each batch."""
   data_set = dataset.prepare(flags.data_dir, dataset.DATA_URL, NUM_CLASSES)
   several = len(tf.config.list_logical_devices('GPU')) > 1
   strategy = tf.distribute.MirroredStrategy() if several else tf.distribute.get_strategy()
@@ -205,6 +205,7 @@ def convert(flags):
   source, destination = flags.paths
   if os.path.exists(destination):
     raise console.UserError('%s exists: name another place for the result.' % destination)
+  os.makedirs(os.path.dirname(os.path.abspath(destination)), exist_ok=True)
   if destination.endswith('.keras'):
     found = checkpoints.read(tf.train.latest_checkpoint(source) or source)
     model = compiled_model(flags.batch_size)
@@ -217,12 +218,13 @@ def convert(flags):
     model.save(destination)
   else:
     variables = variables_by_key(load(source))
-    os.makedirs(destination)
+    os.mkdir(destination)
     name = 'model.ckpt-%d' % variables['global_step'].numpy()
     # What a Saver does. A tf.train.Checkpoint would have keys of its own.
     tf.raw_ops.SaveV2(prefix=os.path.join(destination, name), tensor_names=list(variables),
                       shape_and_slices=[''] * len(variables), tensors=list(variables.values()))
     tf.compat.v1.train.update_checkpoint_state(os.path.abspath(destination), name)
+  print('%s is in %s now.' % (source, destination))
 
 
 def main(argv=None):
@@ -231,7 +233,8 @@ def main(argv=None):
   parser.add_argument('command', choices=['train', 'evaluate', 'convert'])
   parser.add_argument('paths', nargs='*', help='for convert: what to convert, and to what')
   parser.add_argument('--data_dir', default='cifar10/data', help='folder of the data set')
-  parser.add_argument('--model', default='cifar10/keras/model.keras', help='to train or evaluate')
+  parser.add_argument('--model', default='cifar10/keras/model.keras',
+                      help='model file to train or evaluate')
   parser.add_argument('--batch_size', type=int, default=128, help='images in a batch')
   parser.add_argument('--max_steps', type=int, default=100000, help='steps to train in all')
   parser.add_argument('--raw_weights', action='store_true', help='do not evaluate the averages')

@@ -5,7 +5,7 @@ Flags are those of cifar10_train.py and cifar10_eval.py.
 
 `python exercises/locally_connected.py evaluate --run_once` measures precision @ 1. Runs live in
 cifar10/locally_connected. This script shows how to replace a part of the network without touching
-cifar10.py: it puts another function in the place of `cifar10.fully_connected`.
+cifar10.py: it replaces `cifar10.fully_connected` with another function.
 """
 
 import os

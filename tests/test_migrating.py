@@ -52,7 +52,7 @@ def test_page_shows_lines_of_the_two_programs():
     blocks = re.findall('^```python\n(.*?)^```', section, re.DOTALL | re.MULTILINE)
     assert len(blocks) == (1 if section.startswith('TF_CONFIG') else 2), section
     for block, program in zip(blocks, (graph, keras)):
-      assert [line for line in block.splitlines() if line.strip() not in program] == []
+      assert [line for line in block.splitlines() if line.strip() not in program | {'...'}] == []
     assert '*The trap' in section
 
 
