@@ -51,8 +51,8 @@ def checkpoint():
   directory, path = directory_and_path()
   found = checkpoints.read(path) if path else checkpoints.latest_whole(directory)
   if not found:
-    raise UserError('There is no checkpoint in %s: train first, or name the directory of a run with '
-                    '--checkpoint_dir, such as cifar10/trained.' % directory)
+    raise UserError('There is no checkpoint in %s: train first, or name the directory of a run, '
+                    'such as cifar10/trained, with --checkpoint_dir.' % directory)
   return found
 
 
