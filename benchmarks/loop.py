@@ -1,0 +1,90 @@
+"""Measures what the training loop costs beside the step itself, in microseconds of Python a step.
+
+  python benchmarks/loop.py
+
+The graph is one variable and a step that takes next to no time, so what is left is the loop. The
+three ways to run it take turns; the numbers are medians over the rounds. Run it on an otherwise
+idle machine.
+"""
+
+import argparse
+import functools
+import os
+import statistics
+import sys
+import tempfile
+import time
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+sys.path.insert(0, ROOT)
+
+from cifar10_support import tf_setup  # noqa: E402, which imports TensorFlow quietly
+from cifar10_support import session as training  # noqa: E402
+
+import tensorflow.compat.v1 as tf  # noqa: E402
+
+FLAGS = tf.app.flags.FLAGS
+
+
+def bare(folder, loss, train_op):
+  """A plain session and a callable: nothing is logged, checked or saved."""
+  session = tf.Session()
+  session.run(tf.global_variables_initializer())
+  yield session.make_callable(train_op)
+
+
+def ours(folder, loss, train_op):
+  """`training_session`, as the scripts have it."""
+  FLAGS.train_dir = folder
+  with training.training_session(loss, 128, ('a', 'b')) as session:
+    yield functools.partial(session.run, train_op)
+
+
+def monitored(folder, loss, train_op):
+  """`tf.train.MonitoredTrainingSession`, with the hooks of the original."""
+  hooks = [tf.train.StopAtStepHook(last_step=10 ** 9), tf.train.NanTensorHook(loss),
+           tf.train.LoggingTensorHook({'loss': loss}, every_n_iter=10)]
+  with tf.train.MonitoredTrainingSession(checkpoint_dir=folder, hooks=hooks) as session:
+    yield functools.partial(session.run, train_op)
+
+
+def start(way, folder):
+  """Builds the graph for one way to run it; returns the generator and the function for a step."""
+  with tf.Graph().as_default():
+    loss = tf.square(tf.get_variable('weight', initializer=1.0))
+    optimizer = tf.train.GradientDescentOptimizer(0.01)
+    train_op = optimizer.minimize(loss, tf.train.get_or_create_global_step())
+    tf.summary.scalar('loss', loss)
+    generator = way(folder, loss, train_op)
+    return generator, next(generator)
+
+
+def main():
+  parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+  parser.add_argument('--rounds', type=int, default=9, help='turns of each (9)')
+  parser.add_argument('--steps', type=int, default=2000, help='steps in a turn (2000)')
+  arguments = parser.parse_args()
+  if min(arguments.rounds, arguments.steps) < 1:
+    parser.error('--rounds and --steps must be at least 1.')
+  tf_setup.use_graph_mode()
+  FLAGS(['loop.py', '--max_steps=1000000000', '--log_frequency=10'])
+  with tempfile.TemporaryDirectory() as folder:
+    stdout, sys.stdout = sys.stdout, open(os.devnull, 'w')  # For the log.
+    ways = {way.__name__: start(way, os.path.join(folder, way.__name__))
+            for way in (bare, ours, monitored)}
+    microseconds = {name: [] for name in ways}
+    for _ in range(arguments.rounds):
+      for name, (_, step) in ways.items():
+        began = time.perf_counter()
+        for _ in range(arguments.steps):
+          step()
+        microseconds[name].append(1e6 * (time.perf_counter() - began) / arguments.steps)
+    for generator, _ in ways.values():
+      generator.close()
+    sys.stdout = stdout
+  for way in (bare, ours, monitored):
+    print('%5.0f us  %s' % (statistics.median(microseconds[way.__name__]), way.__doc__))
+
+
+if __name__ == '__main__':
+  main()
