@@ -83,7 +83,17 @@ def test_operations(tmp_path):
   assert sum(times) == pytest.approx(total, abs=0.4)
 
 
+def test_loop(tmp_path):
+  rows = _run(tmp_path, 'loop.py', '--rounds=1', '--steps=20')
+  bare, ours, monitored = [float(row[0]) for row in rows]
+  assert all(row[1] == 'us' for row in rows)
+  # Each does all that the one before it does, and more.
+  assert 0 < bare < ours and bare < monitored
+  assert not os.listdir(tmp_path)
+
+
 @pytest.mark.parametrize('script, flag, named', [
+    ('loop.py', '--steps=0', '--steps'),
     ('operations.py', '--nosuch=1', 'nosuch'),
     ('startup.py', '--rounds=0', '--rounds')])
 def test_wrong_flag_is_one_line(script, flag, named):
