@@ -10,7 +10,7 @@ import pytest
 
 from conftest import ROOT
 
-# The others are in tests/system/test_migrating.py.
+# The others are in tests/system/test_migrating_processes.py.
 ROWS = ['reader', 'distortions', 'shuffling', 'queue_runners', 'sharing_variables', 'collections',
         'update_then_average', 'learning_rate', 'command_line', 'clusters']
 
