@@ -8,6 +8,7 @@ idle machine.
 """
 
 import argparse
+import contextlib
 import functools
 import os
 import statistics
@@ -26,6 +27,7 @@ import tensorflow.compat.v1 as tf  # noqa: E402
 FLAGS = tf.app.flags.FLAGS
 
 
+@contextlib.contextmanager
 def bare(folder, loss, train_op):
   """A plain session and a callable: nothing is logged, checked or saved."""
   session = tf.Session()
@@ -33,6 +35,7 @@ def bare(folder, loss, train_op):
   yield session.make_callable(train_op)
 
 
+@contextlib.contextmanager
 def ours(folder, loss, train_op):
   """`training_session`, as the scripts have it."""
   FLAGS.train_dir = folder
@@ -40,6 +43,7 @@ def ours(folder, loss, train_op):
     yield functools.partial(session.run, train_op)
 
 
+@contextlib.contextmanager
 def monitored(folder, loss, train_op):
   """`tf.train.MonitoredTrainingSession`, with the hooks of the original."""
   hooks = [tf.train.StopAtStepHook(last_step=10 ** 9), tf.train.NanTensorHook(loss),
@@ -48,15 +52,16 @@ def monitored(folder, loss, train_op):
     yield functools.partial(session.run, train_op)
 
 
-def start(way, folder):
-  """Builds the graph for one way to run it; returns the generator and the function for a step."""
+@contextlib.contextmanager
+def opened(way, folder):
+  """Builds the graph for one way to run it, and yields the function that runs a step."""
   with tf.Graph().as_default():
     loss = tf.square(tf.get_variable('weight', initializer=1.0))
     optimizer = tf.train.GradientDescentOptimizer(0.01)
     train_op = optimizer.minimize(loss, tf.train.get_or_create_global_step())
     tf.summary.scalar('loss', loss)
-    generator = way(folder, loss, train_op)
-    return generator, next(generator)
+    with way(folder, loss, train_op) as step:
+      yield step
 
 
 def main():
@@ -68,22 +73,21 @@ def main():
     parser.error('--rounds and --steps must be at least 1.')
   tf_setup.use_graph_mode()
   FLAGS(['loop.py', '--max_steps=1000000000', '--log_frequency=10'])
-  with tempfile.TemporaryDirectory() as folder:
-    stdout, sys.stdout = sys.stdout, open(os.devnull, 'w')  # For the log.
-    ways = {way.__name__: start(way, os.path.join(folder, way.__name__))
-            for way in (bare, ours, monitored)}
-    microseconds = {name: [] for name in ways}
+  ways = (bare, ours, monitored)
+  microseconds = {way: [] for way in ways}
+  with contextlib.ExitStack() as stack:
+    folder = stack.enter_context(tempfile.TemporaryDirectory())
+    # The log goes nowhere.
+    stack.enter_context(contextlib.redirect_stdout(stack.enter_context(open(os.devnull, 'w'))))
+    steps = [stack.enter_context(opened(way, os.path.join(folder, way.__name__))) for way in ways]
     for _ in range(arguments.rounds):
-      for name, (_, step) in ways.items():
+      for way, step in zip(ways, steps):
         began = time.perf_counter()
         for _ in range(arguments.steps):
           step()
-        microseconds[name].append(1e6 * (time.perf_counter() - began) / arguments.steps)
-    for generator, _ in ways.values():
-      generator.close()
-    sys.stdout = stdout
-  for way in (bare, ours, monitored):
-    print('%5.0f us  %s' % (statistics.median(microseconds[way.__name__]), way.__doc__))
+        microseconds[way].append(1e6 * (time.perf_counter() - began) / arguments.steps)
+  for way in ways:
+    print('%5.0f us  %s' % (statistics.median(microseconds[way]), way.__doc__))
 
 
 if __name__ == '__main__':
