@@ -59,7 +59,7 @@ def home(tmp_path_factory):
 def trained(home):
   """The finished process of a training run on the synthetic set, 600 steps."""
   return _run(home, 'cifar10_train.py', '--synthetic', '--max_steps=600', '--batch_size=32',
-              '--log_frequency=100')
+              '--log_frequency=20')
 
 
 @pytest.fixture(scope='module')
@@ -73,11 +73,11 @@ def test_training_prints_the_lines_of_the_contract_and_where_it_writes(trained):
   assert lines[0] == FILLING
   assert 'cifar10/synthetic/train' in lines[1]
   assert [re.match(TIME + r': step (\d+),', line).group(1) for line in lines[2:]] == [
-      str(step) for step in range(0, 600, 100)]
+      str(step) for step in range(0, 600, 20)]
   assert all(re.fullmatch(STEP, line) for line in lines[2:])
   losses = [float(line.split()[6]) for line in lines[2:]]
   assert 4.5 < losses[0] < 4.8
-  assert losses[-1] < losses[0] - 1
+  assert np.mean(losses[-10:]) < losses[0] - 1  # One batch of 32 says little.
 
 
 def test_everything_written_is_under_cifar10(trained, home, run_dir):
