@@ -339,7 +339,7 @@ def five_steps(row):
   assert len(graph) == 21 and graph['global_step'] == 5
   ours = []
   for batch in batches:
-    model.reset_metrics()  # Else the loss would be the mean so far.
+    model.reset_metrics()  # In Keras 3.0 the loss would be the mean so far.
     ours.append(model.train_on_batch(*batch)[0])
   np.testing.assert_allclose(ours, losses, rtol=1e-5)
   first = keras_cifar10.variables_by_key(keras_cifar10.load(paths[0]))
