@@ -47,7 +47,7 @@ INITIAL_LEARNING_RATE = 0.1
 # What the tutorial leaves as it is, and docs/results.md varies.
 LEARNING_RATE_SCHEDULE = 'staircase'  # Or 'linear'.
 MOMENTUM = 0.0  # Nesterov's; 0 is plain gradient descent.
-WEIGHT_DECAY = 0.004  # Of the two local layers.
+WEIGHT_DECAY = 0.004  # Of the two fully connected layers.
 CONV_WEIGHT_DECAY = 0.0
 DISTORTION_STRENGTH = 1.0  # See `cifar10_input.distort`.
 MIN_QUEUE_EXAMPLES = None  # See `cifar10_input.training_batches`.
@@ -65,7 +65,7 @@ def maybe_download_and_extract():
   """Locates and verifies the data set in --data_dir, and downloads it first if there is none.
 
   Returns:
-    A `dataset.DataSet`: hand it on to `distorted_inputs` or `inputs`.
+    A `dataset.DataSet`: pass it to `distorted_inputs` or `inputs`.
 
   Raises:
     UserError: the download fails, or a file is missing or damaged.
@@ -117,13 +117,13 @@ def inputs(eval_data, data_set=None, one_pass=False, multiview=False):
 def inference(images):
   """Adds the network.
 
-  Each layer is one variable scope, and so one box in TensorBoard's picture of the graph. The
-  variables come from `tf.get_variable`, so that towers, called with reuse, share them.
+  Each layer with variables is one variable scope, and so one box in TensorBoard's picture of the
+  graph. The variables come from `tf.get_variable`, so that towers, called with reuse, share them.
 
   With --mixed_precision the layers that take the time compute in bfloat16: the convolutions, the
-  first with its pooling, and the local layers. It has the range of float32, so that gradients need
-  no scaling, but 8 bits of precision; the variables, the normalisation, whose divisors are close to
-  1, the logits and the loss stay in float32. So the checkpoints are the same.
+  first with its pooling, and the fully connected layers. It has the range of float32, so that
+  gradients need no scaling, but 8 bits of precision; the variables, the normalisation, whose
+  divisors are close to 1, the logits and the loss stay in float32. So the checkpoints are the same.
 
   Args:
     images: float32 of shape [n, 24, 24, 3], standardised; n may be unknown. With float64, in a
@@ -131,7 +131,7 @@ def inference(images):
 
   Returns:
     Logits, of shape [n, 10] and the dtype of the images. The softmax is left to the loss, which
-    computes both at once with more precision.
+    computes both at once, which is numerically more stable.
   """
   full = images.dtype
   is_mixed = MIXED_PRECISION or FLAGS.use_fp16
@@ -176,7 +176,7 @@ def inference(images):
 
 
 def fully_connected(x, units, name):
-  """Adds a local layer: each unit sees all of `x`, of shape [n, ...], followed by a ReLU."""
+  """Adds a fully connected layer with a ReLU: each unit sees all of `x`, of shape [n, ...]."""
   with tf.variable_scope(name) as scope:
     features = x.shape[1:].num_elements()
     weights = _variable_with_weight_decay('weights', [features, units], stddev=0.04,
@@ -238,7 +238,7 @@ def _local_response_normalization(x, name):
     # A bias for each channel, because then the product and the sum become one op.
     biases = tf.constant(bias, x.dtype, [channels])
     divisors = tf.nn.bias_add(tf.matmul(tf.square(rows), band), biases)
-    # divisors ** -beta; the general power is slower, and its gradient by far.
+    # divisors ** -beta; `tf.pow` is slower, and its gradient much slower.
     return tf.reshape(rows * tf.exp(-beta * tf.log(divisors)), tf.shape(x), name=scope)
 
 

@@ -79,7 +79,7 @@ def evaluate(data_set, directory, only=None, patience_secs=None):
               session, probabilities, labels, summary_op,
               min(FLAGS.num_examples or data_set.num_test, data_set.num_examples(FLAGS.eval_data)))
         # tf.nn.in_top_k counts a tie as right: a network that gives all classes the same
-        # probability would be perfect.
+        # probability would get a perfect score.
         precision = np.mean(answers.argmax(axis=1) == truth)
         _check_writable(FLAGS.eval_dir)
         kind = _kind()
@@ -122,13 +122,13 @@ def _new_checkpoints(directory, patience_secs):
 
 
 def _evaluate_once(session, probabilities, labels, summary_op, num_examples):
-  """Runs the input once through, or up to the number of images asked for.
+  """Runs through the input once, or up to the number of images asked for.
 
   Args:
     session: a session with the variables restored.
     probabilities: floats of shape [None, 10], see `cifar10.probabilities`.
     labels: integers of shape [None].
-    summary_op: the merged summaries; they are taken of the first batch.
+    summary_op: the merged summaries; they are taken from the first batch.
     num_examples: how many images to evaluate.
 
   Returns:
@@ -165,7 +165,7 @@ def _check_writable(eval_dir):
 
 
 def _kind():
-  """Returns what sets the tags of this kind of evaluation apart: one directory can hold all."""
+  """Returns the end of this kind's tags, so that one directory can hold all kinds of evaluation."""
   return ((' of training images' if FLAGS.eval_data == 'train_eval' else '')
           + ('' if FLAGS.use_moving_averages else ' without moving averages')
           + (' with ten crops' if FLAGS.multiview else ''))

@@ -4,7 +4,7 @@ The pipeline for training; each arrow is a queue, or an op over many images at o
 
   file names -> FixedLengthRecordReader -> decode -> shuffle queue -> distort -> prefetch queue
 
-The shuffle queue holds images as they are in the files, at a quarter of their size as floats. The
+The shuffle queue holds images as they are in the files, a quarter of their size as floats. The
 pipeline for evaluation has neither the shuffling nor the distortions. All of it runs on the CPU,
 even where there is a GPU, which has better things to do; training stages its batches there.
 """
@@ -14,7 +14,7 @@ from cifar10_support import tf_setup
 
 import tensorflow.compat.v1 as tf
 
-# Pixels on a side of what the network sees: a part of the 32 in the files.
+# Pixels on a side of what the network sees: a crop of the 32x32 in the files.
 IMAGE_SIZE = 24
 
 # To train on other images in this format, change these. (Evaluation takes all images for testing,
@@ -202,7 +202,7 @@ def distort(images, strength=1.0):
                                  1 + strength * (_MAX_CONTRAST - 1))
     floats = tf.cast(crops, tf.float32) + brightness
     means = tf.reduce_mean(floats, axis=[1, 2], keepdims=True)
-    # (floats - means) * contrast + means, with one broadcast over the colours less.
+    # (floats - means) * contrast + means, with one fewer broadcast over the colours.
     adjusted = floats * contrast + means * (1 - contrast)
     return tf.image.per_image_standardization(adjusted)
 
@@ -233,7 +233,7 @@ def prefetch_queue(images, labels, capacity):
 
 
 def stage(images, labels):
-  """Adds a staging area: the next batch is copied to the GPU while it computes with this one.
+  """Adds a staging area: the next batch is copied to the GPU while that works on this one.
 
   Each step takes a batch out of the area and puts the next one in. The op that puts it there goes
   to the collection `tf_setup.STAGING`: `cifar10.train` adds it to each step, and `training_session`

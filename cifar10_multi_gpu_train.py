@@ -4,8 +4,8 @@ Without a GPU the towers are logical devices of the CPU.
   python cifar10_multi_gpu_train.py --num_gpus=2
 
 A tower is the whole network with a batch of its own. The towers share the variables, which live on
-the CPU; there their gradients meet and are averaged, and one update follows: N towers with batches
-of n images compute what one device does with N * n. So the checkpoints are those of
+the CPU, where their gradients are gathered and averaged, and one update follows: N towers with
+batches of n images compute what one device does with N * n. So the checkpoints are those of
 cifar10_train.py, and each script resumes the other's runs.
 """
 

@@ -1,5 +1,5 @@
 """Classifies your own pictures, of any size and common format: the probability of each class.
-With --export_dir it writes the network as a SavedModel, which does the same wherever it is served.
+With --export_dir it writes the network as a SavedModel, which takes PNG, JPEG, GIF and BMP.
 
   python cifar10_predict.py picture.png another.jpg
 """
@@ -49,7 +49,7 @@ def predict(paths):
   classes = run['classes'] if run else dataset.default_classes(cifar10.NUM_CLASSES)
 
   with tf.Graph().as_default():
-    # What a SavedModel gets; below, the images that it decodes to are fed in its place.
+    # The input of a SavedModel. Below, already decoded images are fed instead.
     contents = tf.placeholder(tf.string, [None], name='pictures')
     images = pictures.decode(contents)
     crops = (cifar10_input.ten_crops if FLAGS.multiview else cifar10_input.central_crop)(images)

@@ -27,7 +27,7 @@ import cifar10  # noqa: E402
 PURPOSES = [
     ('convolutions and their gradients', r'conv\d/conv\d$|gradients/conv\d/Conv2D_grad'),
     ('normalisation', r'(gradients/)?norm\d'),
-    ('local and linear layers', r'(gradients/)?(local\d|softmax_linear)'),
+    ('fully connected layers', r'(gradients/)?(local\d|softmax_linear)'),
     ('pooling, ReLU, biases', r'(gradients/)?(pool|conv)\d'),
     ('update and moving averages', r'GradientDescent|moving_averages'),
     ('everything else', ''),

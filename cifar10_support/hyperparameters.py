@@ -32,8 +32,8 @@ tf.app.flags.DEFINE_float('learning_rate_decay_factor', None, 'Factor by which t
                           lower_bound=0.0)
 tf.app.flags.DEFINE_float('momentum', None, 'Nesterov momentum; 0 is plain gradient descent '
                           '(default: cifar10.MOMENTUM).', lower_bound=0.0, upper_bound=1.0)
-tf.app.flags.DEFINE_float('weight_decay', None, 'Weight decay of the two local layers (default: '
-                          'cifar10.WEIGHT_DECAY).', lower_bound=0.0)
+tf.app.flags.DEFINE_float('weight_decay', None, 'Weight decay of the two fully connected layers '
+                          '(default: cifar10.WEIGHT_DECAY).', lower_bound=0.0)
 tf.app.flags.DEFINE_float('conv_weight_decay', None, 'Weight decay of the two convolutions '
                           '(default: cifar10.CONV_WEIGHT_DECAY).', lower_bound=0.0)
 tf.app.flags.DEFINE_float('moving_average_decay', None, 'Decay of the moving averages of the '

@@ -21,8 +21,8 @@ tf.app.flags.DEFINE_boolean('synthetic', False,
                             'Use generated images, which need no download. They, and what you '
                             'train on them, live in cifar10/synthetic.')
 tf.app.flags.DEFINE_boolean('mixed_precision', None,
-                            'Compute the convolutions and the local layers in bfloat16: faster '
-                            'where the hardware has it. The checkpoints are the same.')
+                            'Compute the convolutions and the fully connected layers in bfloat16: '
+                            'faster where the hardware has it. The checkpoints are the same.')
 
 _DIRECTORIES = ('data_dir', 'train_dir', 'eval_dir', 'checkpoint_dir')
 
