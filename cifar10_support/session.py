@@ -4,6 +4,7 @@ What a step computes is in the scripts and in `cifar10.py`.
 """
 
 import contextlib
+import functools
 import math
 import os
 import sys
@@ -294,7 +295,9 @@ class _StepCounter(_Hook):
 
   def after_create_session(self, session, coord):
     self.session = session
-    self._read = session.make_callable(self._global_step)
+    read = session.make_callable(self._global_step, accept_options=True)
+    # In this thread, because handing so little work to another one takes longer than the work.
+    self._read = functools.partial(read, options=tf.RunOptions(inter_op_thread_pool=-1))
     self.step = int(self._read())
 
   def after_step(self, session, loss):
