@@ -353,8 +353,9 @@ def apply_gradients(optimizer, gradients, global_step):
   # At a constant learning rate the weights never settle; they bounce around a good solution. Their
   # average sits closer to it: it is worth three to five points until the rate falls.
   with tf.control_dependencies([update]), tf.name_scope('moving_averages'):
-    averages = tf.train.ExponentialMovingAverage(MOVING_AVERAGE_DECAY,
-                                                 num_updates=global_step.read_value())
+    step = global_step.read_value()
+    tf.add_to_collection(tf_setup.UPDATED_STEP, step)  # `training_session` fetches it as well.
+    averages = tf.train.ExponentialMovingAverage(MOVING_AVERAGE_DECAY, num_updates=step)
     updates = []
     for variable in tf.trainable_variables():
       # Beside the variable: then the parameter servers of a cluster need not send anything for it.

@@ -4,7 +4,6 @@ What a step computes is in the scripts and in `cifar10.py`.
 """
 
 import contextlib
-import functools
 import math
 import os
 import sys
@@ -241,14 +240,14 @@ class TrainingSession:
     """Args:
       session: the `tf.train.MonitoredSession`.
       hooks: all of its hooks; those that are not a `_Hook` are called in every step.
-      log, counter, signals: a `_LogHook`, which is the first hook, a `_StepCounter`, and a
-        `StopSignals`.
+      log, counter: the `_LogHook` and the `_StepCounter` among them; the log comes first.
+      signals: a `StopSignals`.
     """
-    self._session, self._hooks = session, hooks
-    self._log, self._counter, self._signals = log, counter, signals
+    self._session, self._log, self._counter, self._signals = session, log, counter, signals
+    self._other_hooks = [hook for hook in hooks if hook not in (log, counter)]
     self._last_step = FLAGS.max_steps
     self._is_short_cut_allowed = all(isinstance(hook, _Hook) for hook in hooks)
-    self._fetches = self._step = None
+    self._callables = {}
 
   def should_stop(self):
     """Returns whether that was the last step, or a signal came during it."""
@@ -257,31 +256,45 @@ class TrainingSession:
 
   def run(self, fetches):
     """Runs one step, such as what `cifar10.train` returns; returns the value of `fetches`."""
-    step = self._counter.step
-    if not self._is_short_cut_allowed or any(hook.fetches_at(step) for hook in self._hooks):
+    step, session = self._counter.step, self._counter.session
+    if (not self._is_short_cut_allowed or not isinstance(fetches, (tf.Operation, tf.Tensor))
+        or any(hook.is_called_at(step) for hook in self._other_hooks)):
       return self._session.run(fetches)
-    session = self._counter.session
-    if fetches is not self._fetches:
+    if fetches.name not in self._callables:
       # Unlike `Session.run`, this looks up what to fetch once and for all.
-      self._fetches, self._step = fetches, session.make_callable([self._log.loss, fetches])
-    loss, values = self._step()
-    for hook in self._hooks:
-      hook.after_step(session, loss)
-    return values
+      self._callables[fetches.name] = session.make_callable(
+          [self._log.loss, *self._counter.updated(fetches), fetches])
+    loss, *updated, value = self._callables[fetches.name]()
+    self._log.after_step(session, loss)
+    self._counter.after_step(session, *updated)
+    for hook in self._other_hooks:
+      hook.after_step(session)
+    return value
+
+
+def _depends_on(fetch, op):
+  """Returns whether a session that fetches `fetch`, an op or a tensor, runs `op`."""
+  todo, seen = [getattr(fetch, 'op', fetch)], set()
+  while todo:
+    current = todo.pop()
+    if current not in seen:
+      seen.add(current)
+      todo += [tensor.op for tensor in current.inputs] + current.control_inputs
+  return op in seen
 
 
 class _Hook(tf.train.SessionRunHook):
   """A hook that need not be called in every step."""
 
-  def fetches_at(self, step):
+  def is_called_at(self, step):
     """Returns whether it must be called for the next step, after that many."""
     return False
 
-  def after_step(self, session, loss):
-    """What it does after every step; `loss` is for the log only."""
+  def after_step(self, session):
+    """What it does after every step, called or not."""
 
   def after_run(self, run_context, run_values):
-    self.after_step(run_context.session, run_values.results)
+    self.after_step(run_context.session)
 
 
 class _StepCounter(_Hook):
@@ -292,16 +305,21 @@ class _StepCounter(_Hook):
 
   def begin(self):
     self._global_step = tf.train.get_global_step()
+    updated = tf.get_collection(tf_setup.UPDATED_STEP)
+    self._updated = updated if len(updated) == 1 else []  # Of several none is known to be the last.
 
   def after_create_session(self, session, coord):
     self.session = session
-    read = session.make_callable(self._global_step, accept_options=True)
-    # In this thread, because handing so little work to another one takes longer than the work.
-    self._read = functools.partial(read, options=tf.RunOptions(inter_op_thread_pool=-1))
+    self._read = session.make_callable(self._global_step)
     self.step = int(self._read())
 
-  def after_step(self, session, loss):
-    self.step = int(self._read())
+  def updated(self, fetch):
+    """Returns a list of what to fetch along with `fetch` to have the step after it, if possible."""
+    return [updated for updated in self._updated if _depends_on(fetch, updated.op)]
+
+  def after_step(self, session, updated=None):
+    # To read it by itself takes a GPU another round trip.
+    self.step = int(self._read() if updated is None else updated)
 
 
 class _StagingHook(_Hook):
@@ -332,6 +350,9 @@ class _LogHook(_Hook):
 
   def before_run(self, run_context):
     return tf.train.SessionRunArgs(self.loss)
+
+  def after_run(self, run_context, run_values):
+    self.after_step(run_context.session, run_values.results)
 
   def after_step(self, session, loss):
     step = self._counter.step  # Of the step that has just run: the counter comes later.
@@ -373,7 +394,7 @@ class _SummaryHook(_Hook):
   def __init__(self, writer, scaffold, counter):
     self._writer, self._scaffold, self._counter = writer, scaffold, counter
 
-  def fetches_at(self, step):
+  def is_called_at(self, step):
     return step % FLAGS.save_summaries_steps == 0
 
   def after_create_session(self, session, coord):
@@ -381,7 +402,7 @@ class _SummaryHook(_Hook):
     self._writer.add_session_log(tf.SessionLog(status=tf.SessionLog.START), self._counter.step + 1)
 
   def before_run(self, run_context):
-    if self.fetches_at(self._counter.step):
+    if self.is_called_at(self._counter.step):
       return tf.train.SessionRunArgs(self._scaffold.summary_op)
 
   def after_run(self, run_context, run_values):
@@ -405,7 +426,7 @@ class _SaveHook(_Hook):
       self._save(session)
     self._saved_step, self._saved_time = self._counter.step, time.monotonic()
 
-  def after_step(self, session, loss):
+  def after_step(self, session):
     if time.monotonic() - self._saved_time >= FLAGS.save_checkpoint_secs:
       self._save(session)
 

@@ -19,8 +19,9 @@ _FILE_ERROR = re.compile('(/?[^;\\s][^;\n]*); (%s)'
                          % '|'.join(re.escape(os.strerror(code)) for code in errno.errorcode))
 
 
-# The collection of the ops that copy the next batch to a GPU, see `cifar10_input.stage`.
-STAGING = 'staging'
+# Collections: the ops that copy the next batch to a GPU, see `cifar10_input.stage`, and the global
+# step, read after its update.
+STAGING, UPDATED_STEP = 'staging', 'updated_step'
 
 
 def use_graph_mode():

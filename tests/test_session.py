@@ -509,6 +509,28 @@ def test_session_counts_what_the_variable_counts(train_dir, capsys):
   assert _steps(train_dir) == {0, 12}
 
 
+@pytest.mark.parametrize('updates', [1, 2])
+def test_only_a_step_is_counted_and_trains(updates, train_dir):
+  """The global step is read with the update if that is known, and what is no step does not train."""
+  FLAGS(['pytest', '--max_steps=8', '--save_summaries_steps=0'])
+  global_step = tf.train.get_or_create_global_step()
+  weights = tf.get_variable('weights', [3])
+  steps = []
+  for i in range(updates):
+    with tf.control_dependencies(steps):
+      with tf.control_dependencies([tf.assign_add(global_step, 2)]):
+        steps.append(global_step.read_value())
+        tf.add_to_collection(tf_setup.UPDATED_STEP, steps[i])
+  loss, runs = tf.reduce_sum(weights), 0
+  with training.training_session(loss, 5, ('hot', 'cold')) as session:
+    while not session.should_stop():
+      assert session.run(loss).shape == ()
+      session.run(steps[-1].op)
+      runs += 1
+  assert runs == 8 / (2 * updates)
+  assert _steps(train_dir) == {0, 8}
+
+
 @pytest.mark.parametrize('can_compile', [True, False])
 @pytest.mark.parametrize('xla', [True, False])
 def test_session_is_compiled_where_that_works_unless_noxla(xla, can_compile, monkeypatch):
