@@ -237,7 +237,8 @@ def stage(images, labels):
 
   Each step takes a batch out of the area and puts the next one in. The op that puts it there goes
   to the collection `tf_setup.STAGING`: `cifar10.train` adds it to each step, and `training_session`
-  runs it once before the first. (`tf.contrib.staging.StagingArea` consisted of these two ops.)
+  runs it once before the first. A session of your own has to do that too: taking a batch out of an
+  empty area waits for ever. (`tf.contrib.staging.StagingArea` consisted of these two ops.)
 
   Args:
     images, labels: tensors that are the next batch each time they are run, without an end.

@@ -7,6 +7,8 @@ import sys
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
 
+os.environ['TF_FORCE_GPU_ALLOW_GROWTH'] = 'true'  # Several processes test at once.
+
 from cifar10_support import runs  # noqa: E402, which imports TensorFlow quietly
 from cifar10_support import dataset  # noqa: E402
 from cifar10_support import settings  # noqa: E402

@@ -50,6 +50,7 @@ def trained():
       start = start or session.run(variables)
       for name, variable in variables.items():
         variable.load(start[name], session)
+      session.run(tf.get_collection(tf_setup.STAGING))
       before, summary, _ = session.run([loss, merged, train_op])
       after, _, _ = session.run([loss, merged, train_op])
       tags = sorted(value.tag for value in tf.Summary.FromString(summary).value)
@@ -152,6 +153,7 @@ def test_towers_run_on_the_devices_they_are_placed_on():
   metadata = tf.RunMetadata()
   with tf.Session(config=tf_setup.session_config(num_cpus=2)) as session:
     session.run(tf.global_variables_initializer())
+    session.run(tf.get_collection(tf_setup.STAGING))
     session.run(train_op, options=tf.RunOptions(trace_level=tf.RunOptions.FULL_TRACE),
                 run_metadata=metadata)
   ran = {(device.device.split('/')[-1], node.node_name.split('/')[0])
