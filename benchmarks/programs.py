@@ -86,7 +86,7 @@ def _bare_session(xla):
 def constant_images(tf, batch_size):
   """Images and labels that cost nothing to provide, and that TensorFlow cannot fold away."""
   images = tf.get_local_variable('images', initializer=tf.random_normal([batch_size, 24, 24, 3]))
-  labels = tf.get_local_variable('labels', initializer=tf.range(batch_size) % 10)
+  labels = tf.get_local_variable('labels', initializer=tf.range(batch_size, dtype=tf.int64) % 10)
   return images, labels
 
 
@@ -271,6 +271,8 @@ def pytorch(steps, data_dir, batch_size, **compiled):
       nn.Flatten(), nn.Linear(2304, 384), nn.ReLU(), nn.Linear(384, 192), nn.ReLU(),
       nn.Linear(192, 10))
   device = 'cuda' if torch.cuda.is_available() else 'cpu'
+  if device == 'cuda':
+    torch.set_float32_matmul_precision('high')  # TF32 in all products, as in TensorFlow.
   model.to(device, memory_format=torch.channels_last)
   images = torch.randn(batch_size, 3, 24, 24, device=device).to(memory_format=torch.channels_last)
   labels = torch.arange(batch_size, device=device) % 10
