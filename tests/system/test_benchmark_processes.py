@@ -138,12 +138,10 @@ def test_stages_are_trained_evaluated_kept_and_drawn(small_data_dir, tmp_path):
 
   assert _run(tmp_path, 'keep_curves.py', 'run', 'kept') == []
   out = [] if not importlib.util.find_spec('matplotlib') else ['--out=curves.svg']
-  for directory in ('run', 'kept'):
-    _, *table = _run(tmp_path, 'plot_curves.py', 'first=' + directory, 'second=' + directory,
-                     '--csv', *out)
-    table = [' '.join(row).split(',') for row in table]
-    assert [[row[0], row[1], row[3], row[4]] for row in table] == [
-        [name, row[0], row[1], row[2]] for name in ('first', 'second') for row in rows]
+  _, *table = _run(tmp_path, 'plot_curves.py', 'first=run', 'second=kept', '--csv', *out)
+  table = [' '.join(row).split(',') for row in table]
+  assert [[row[0], row[1], row[3], row[4]] for row in table] == [
+      [name, row[0], row[1], row[2]] for name in ('first', 'second') for row in rows]
   if out:
     picture = (tmp_path / 'curves.svg').read_text()
     for label in ('first', 'second', 'moving averages', 'raw weights'):
