@@ -511,7 +511,7 @@ def test_session_counts_what_the_variable_counts(train_dir, capsys):
 
 @pytest.mark.parametrize('updates', [1, 2])
 def test_only_a_step_is_counted_and_trains(updates, train_dir):
-  """The global step is read with the update if that is known, and what is no step does not train."""
+  """The step is read with the update where that is known; what is no step does not train."""
   FLAGS(['pytest', '--max_steps=8', '--save_summaries_steps=0'])
   global_step = tf.train.get_or_create_global_step()
   weights = tf.get_variable('weights', [3])
