@@ -255,13 +255,16 @@ class TrainingSession:
                 or self._session.should_stop())
 
   def run(self, fetches):
-    """Runs one step, such as what `cifar10.train` returns; returns the value of `fetches`."""
+    """Runs one step, such as what `cifar10.train` returns; returns the value of `fetches`.
+
+    The short cut is for a single op or tensor.
+    """
     step, session = self._counter.step, self._counter.session
     if (not self._is_short_cut_allowed or not isinstance(fetches, (tf.Operation, tf.Tensor))
         or any(hook.is_called_at(step) for hook in self._other_hooks)):
       return self._session.run(fetches)
     if fetches.name not in self._callables:
-      # Unlike `Session.run`, this looks up what to fetch once and for all.
+      # Unlike `Session.run`, this works out once and for all what to run.
       self._callables[fetches.name] = session.make_callable(
           [self._log.loss, *self._counter.updated(fetches), fetches])
     loss, *updated, value = self._callables[fetches.name]()
