@@ -63,11 +63,12 @@ def train_towers(batches, global_step):
 
   losses, gradients = [], []
   devices = tf_setup.tower_devices(len(batches))
+  read_once = tf_setup.read_once()
   summaries = tf.get_collection_ref(tf.GraphKeys.SUMMARIES)
   for i, ((images, labels), device) in enumerate(zip(batches, devices)):
     # The first tower makes the variables, the others share them.
     with tf.variable_scope(tf.get_variable_scope(), reuse=i > 0,
-                           custom_getter=tf_setup.read_once), tf.device(device):
+                           custom_getter=read_once), tf.device(device):
       with tf.name_scope('%s_%d' % (cifar10.TOWER_NAME, i)) as scope:
         so_far = len(summaries)
         losses.append(tower_loss(scope, *cifar10_input.stage(images, labels)))

@@ -19,9 +19,11 @@ _FILE_ERROR = re.compile('(/?[^;\\s][^;\n]*); (%s)'
                          % '|'.join(re.escape(os.strerror(code)) for code in errno.errorcode))
 
 
-# Collections: the ops that copy the next batch to a GPU, see `cifar10_input.stage`, and the global
-# step, read after its update.
-STAGING, UPDATED_STEP = 'staging', 'updated_step'
+# The collection of the ops that copy the next batch to a GPU, see `cifar10_input.stage`.
+STAGING = 'staging'
+
+# The collection of a variable's values after its last change in a step; %s is its name.
+UPDATED = '%s/updated'
 
 
 def use_graph_mode():
@@ -119,16 +121,22 @@ def tower_devices(num_towers):
   return ['/gpu:%d' % (i % gpus) for i in range(num_towers)]
 
 
-def read_once(getter, *args, **kwargs):
-  """Reads a new or reused variable at once; for `tf.variable_scope(..., custom_getter=read_once)`.
+def read_once():
+  """Returns a custom getter for `tf.variable_scope` that gives the values of variables, tensors.
 
-  Each reading of a variable on another device is a transfer. With this getter all uses in the scope
-  share a single one.
-
-  Returns:
-    The variable's value, a tensor.
+  Each reading of a variable on another device is a transfer. With this getter all uses of a
+  variable share a single reading, so it goes to each device once, however many towers are there.
   """
-  return getter(*args, **kwargs).read_value()
+  values = {}
+
+  def read(getter, name, *args, **kwargs):
+    variable = getter(name, *args, **kwargs)
+    if name not in values:
+      with tf.name_scope(name + '/'):  # Its own, not that of the tower that happens to be first.
+        values[name] = variable.read_value()
+    return values[name]
+
+  return read
 
 
 @functools.lru_cache(maxsize=None)

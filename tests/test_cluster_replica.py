@@ -149,7 +149,7 @@ def test_replicas_compute_what_one_device_does(replicas):
   labels = random.randint(0, 10, 8).astype(np.int32)
 
   def build(part):
-    with tf.variable_scope('', dtype=tf.float64, custom_getter=tf_setup.read_once):
+    with tf.variable_scope('', dtype=tf.float64, custom_getter=tf_setup.read_once()):
       return cifar10.loss(cifar10.inference(tf.constant(images[part])), tf.constant(labels[part]))
 
   FLAGS.batch_size = 4

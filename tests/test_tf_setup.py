@@ -101,11 +101,12 @@ def test_each_tower_has_a_gpu_or_what_there_is(gpus, towers, devices, is_told, w
 
 
 def test_read_once_gives_the_value_and_shares_the_variable():
-  with tf.variable_scope('', custom_getter=tf_setup.read_once):
+  read_once = tf_setup.read_once()
+  with tf.variable_scope('', custom_getter=read_once):
     value = tf.get_variable('v', initializer=3.0)
-  with tf.variable_scope('', reuse=True, custom_getter=tf_setup.read_once):
+  with tf.variable_scope('', reuse=True, custom_getter=read_once), tf.name_scope('tower'):
     again = tf.get_variable('v')
-  assert isinstance(value, tf.Tensor)
+  assert isinstance(value, tf.Tensor) and value is again
   [variable] = tf.trainable_variables()
   with tf.Session() as session:
     variable.load(4.0, session)
