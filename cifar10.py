@@ -354,7 +354,7 @@ def apply_gradients(optimizer, gradients, global_step):
   # average sits closer to it: it is worth three to five points until the rate falls.
   with tf.control_dependencies([update]), tf.name_scope('moving_averages'):
     step = global_step.read_value()
-    tf.add_to_collection(tf_setup.UPDATED_STEP, step)  # `training_session` fetches it as well.
+    tf.add_to_collection(tf_setup.UPDATED % global_step.op.name, step)  # For `training_session`.
     averages = tf.train.ExponentialMovingAverage(MOVING_AVERAGE_DECAY, num_updates=step)
     updates = []
     for variable in tf.trainable_variables():

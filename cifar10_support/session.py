@@ -107,18 +107,18 @@ def training_session(loss, examples_per_step, classes, num_cpus=1, hooks=(),
 
     counter = _StepCounter()
     log = _LogHook(train_dir, loss, examples_per_step, counter)
+    # A loss that is not finite stops in the log, which comes first: the last checkpoint stays.
+    all_hooks, is_compiled = [log, *hooks, counter], False
     if checkpoint and checkpoint.step >= FLAGS.max_steps:
       print('%s has reached step %d: raise --max_steps to train further.'
             % (train_dir, checkpoint.step))
-      all_hooks, is_compiled = [*hooks, counter], False
     else:
       runs.record_start(train_dir, _flags(), classes)
       print('Resuming %s from step %d.' % (train_dir, checkpoint.step) if checkpoint
             else 'Training in %s.' % train_dir)
       is_compiled = FLAGS.xla and tf_setup.can_compile()
       writer = stack.enter_context(_writer(train_dir))
-      # A loss that is not finite stops in the log, which comes first: the last checkpoint stays.
-      all_hooks = [log, *hooks, counter, _StagingHook()]
+      all_hooks.append(_StagingHook())
       if FLAGS.save_summaries_steps:
         log.writer = writer
         all_hooks.append(_SummaryHook(writer, scaffold, counter))
@@ -229,7 +229,7 @@ class _Saver(tf.train.Saver):
 
 
 class TrainingSession:
-  """A `tf.train.MonitoredSession` whose `run` takes a short cut in most steps.
+  """A `tf.train.MonitoredSession` whose `run` takes a shortcut in most steps.
 
   Calling hooks takes a good part of a millisecond (benchmarks/loop.py), and a GPU may need no more
   for the whole step. So they are called only where one wants to fetch something; in all other steps
@@ -239,15 +239,15 @@ class TrainingSession:
   def __init__(self, session, hooks, log, counter, signals):
     """Args:
       session: the `tf.train.MonitoredSession`.
-      hooks: all of its hooks; those that are not a `_Hook` are called in every step.
-      log, counter: the `_LogHook` and the `_StepCounter` among them; the log comes first.
+      hooks: all of its hooks; one that is not a `_Hook` rules the shortcut out.
+      log, counter: the `_LogHook` and the `_StepCounter` among them.
       signals: a `StopSignals`.
     """
-    self._session, self._log, self._counter, self._signals = session, log, counter, signals
-    self._other_hooks = [hook for hook in hooks if hook not in (log, counter)]
+    self._session, self._hooks = session, hooks
+    self._log, self._counter, self._signals = log, counter, signals
     self._last_step = FLAGS.max_steps
-    self._is_short_cut_allowed = all(isinstance(hook, _Hook) for hook in hooks)
-    self._callables = {}
+    self._updated = counter.updated if all(isinstance(hook, _Hook) for hook in hooks) else None
+    self._shortcuts = {}
 
   def should_stop(self):
     """Returns whether that was the last step, or a signal came during it."""
@@ -255,24 +255,29 @@ class TrainingSession:
                 or self._session.should_stop())
 
   def run(self, fetches):
-    """Runs one step, such as what `cifar10.train` returns; returns the value of `fetches`.
-
-    The short cut is for a single op or tensor.
-    """
-    step, session = self._counter.step, self._counter.session
-    if (not self._is_short_cut_allowed or not isinstance(fetches, (tf.Operation, tf.Tensor))
-        or any(hook.is_called_at(step) for hook in self._other_hooks)):
+    """Runs one step, such as what `cifar10.train` returns; returns the value of `fetches`."""
+    shortcut = self._shortcut(fetches)
+    if not shortcut or any(hook.is_called_at(self._counter.step) for hook in self._hooks):
       return self._session.run(fetches)
-    if fetches.name not in self._callables:
-      # Unlike `Session.run`, this works out once and for all what to run.
-      self._callables[fetches.name] = session.make_callable(
-          [self._log.loss, *self._counter.updated(fetches), fetches])
-    loss, *updated, value = self._callables[fetches.name]()
-    self._log.after_step(session, loss)
-    self._counter.after_step(session, *updated)
-    for hook in self._other_hooks:
-      hook.after_step(session)
+    loss, step, value = shortcut()
+    self._log.check(loss)
+    self._counter.step = int(step)
+    for hook in self._hooks:
+      hook.after_step(self._counter.session)
     return value
+
+  def _shortcut(self, fetches):
+    """Returns a function that fetches the loss, the step and `fetches`, or None."""
+    if self._updated is None or not isinstance(fetches, (tf.Operation, tf.Tensor)):
+      return None
+    session = self._counter.session
+    key = session, fetches.name
+    if key not in self._shortcuts:
+      # With anything but a step, fetching the updated global step would train. Unlike
+      # `Session.run`, a callable works out once and for all what to run.
+      self._shortcuts[key] = (_depends_on(fetches, self._updated.op)
+                              and session.make_callable([self._log.loss, self._updated, fetches]))
+    return self._shortcuts[key]
 
 
 def _depends_on(fetch, op):
@@ -305,24 +310,22 @@ class _StepCounter(_Hook):
 
   session = None  # The one inside the `tf.train.MonitoredSession`.
   step = None  # How many steps have been trained.
+  updated = None  # A tensor: the global step after its update, for the shortcut.
 
   def begin(self):
     self._global_step = tf.train.get_global_step()
-    updated = tf.get_collection(tf_setup.UPDATED_STEP)
-    self._updated = updated if len(updated) == 1 else []  # Of several none is known to be the last.
+    updated = tf.get_collection(tf_setup.UPDATED % self._global_step.op.name)
+    # Of several none is known to be the last, and one in a branch of `tf.cond` cannot be fetched.
+    if len(updated) == 1 and updated[0].graph.is_fetchable(updated[0]):
+      [self.updated] = updated
 
   def after_create_session(self, session, coord):
     self.session = session
     self._read = session.make_callable(self._global_step)
     self.step = int(self._read())
 
-  def updated(self, fetch):
-    """Returns a list of what to fetch along with `fetch` to have the step after it, if possible."""
-    return [updated for updated in self._updated if _depends_on(fetch, updated.op)]
-
-  def after_step(self, session, updated=None):
-    # To read it by itself takes a GPU another round trip.
-    self.step = int(self._read() if updated is None else updated)
+  def after_run(self, run_context, run_values):
+    self.step = int(self._read())
 
 
 class _StagingHook(_Hook):
@@ -355,9 +358,10 @@ class _LogHook(_Hook):
     return tf.train.SessionRunArgs(self.loss)
 
   def after_run(self, run_context, run_values):
-    self.after_step(run_context.session, run_values.results)
+    self.check(run_values.results)
 
-  def after_step(self, session, loss):
+  def check(self, loss):
+    """Stops if the loss is not finite, and prints a log line if it is time for one."""
     step = self._counter.step  # Of the step that has just run: the counter comes later.
     if not math.isfinite(loss):
       raise UserError('The loss is %s at step %d. %s' % (loss, step, _advice(self._train_dir)))

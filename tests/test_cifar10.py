@@ -235,7 +235,7 @@ def test_moving_averages_follow_the_updated_variables(session):
   for name, value in _values(session, '/ExponentialMovingAverage').items():
     np.testing.assert_array_equal(value, expected[name])
   for step in (1, 2):
-    [updated] = tf.get_collection(tf_setup.UPDATED_STEP)
+    [updated] = tf.get_collection(tf_setup.UPDATED % 'global_step')
     assert session.run([session.train_op, updated]) == [None, step]
     # Early on the average is quicker to follow: the decay is at most (1 + step) / (10 + step).
     decay = min(0.9999, (1.0 + step) / (10.0 + step))

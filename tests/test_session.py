@@ -32,6 +32,14 @@ def train_dir(tmp_path, monkeypatch):
   return tmp_path / 'cifar10' / 'train'
 
 
+def _step(counter, by=1):
+  """Adds a step that only counts, as `cifar10.apply_gradients` does; returns the new count."""
+  with tf.control_dependencies([tf.assign_add(counter, by)]):
+    updated = counter.read_value()
+  tf.add_to_collection(tf_setup.UPDATED % counter.op.name, updated)
+  return updated
+
+
 def _train(max_steps, after_step=lambda step: None, loss_at=lambda step: 100.0 - step,
            classes=('hot', 'cold'), size=3, **kwargs):
   """Trains a network of one variable, whose loss is told by its step; returns the last step."""
@@ -45,7 +53,7 @@ def _train(max_steps, after_step=lambda step: None, loss_at=lambda step: 100.0 -
     loss.set_shape([])
     tf.summary.scalar('loss', loss)
     with tf.control_dependencies([loss, tf.assign_add(weights, tf.ones([size]))]):
-      train_op = tf.assign_add(global_step, 1)
+      train_op = _step(global_step)
     step = None
     with training.training_session(loss, 5, classes, **kwargs) as session:
       while not session.should_stop():
@@ -488,7 +496,7 @@ def test_session_returns_what_was_fetched_in_every_step():
   global_step = tf.train.get_or_create_global_step()
   weights = tf.get_variable('weights', initializer=[1.0, 2.0])
   loss = tf.reduce_sum(weights)
-  train_op = tf.assign_add(global_step, 1)
+  train_op = _step(global_step)
   with training.training_session(loss, 5, ('hot', 'cold')) as session:
     for step in range(1, 10):  # Steps 1, 4 and 7 are logged, the others are not.
       assert session.run(train_op) == step
@@ -509,26 +517,49 @@ def test_session_counts_what_the_variable_counts(train_dir, capsys):
   assert _steps(train_dir) == {0, 12}
 
 
-@pytest.mark.parametrize('updates', [1, 2])
-def test_only_a_step_is_counted_and_trains(updates, train_dir):
-  """The step is read with the update where that is known; what is no step does not train."""
+def _once(global_step):
+  return _step(global_step, 2)
+
+
+def _twice(global_step):
+  with tf.control_dependencies([_step(global_step)]):
+    return _step(global_step)
+
+
+def _in_a_branch(global_step):
+  return tf.cond(tf.less(global_step, 100), lambda: _step(global_step, 2), lambda: global_step)
+
+
+def _with_a_counter_of_its_own(global_step):
+  with tf.control_dependencies([tf.assign_add(global_step, 2)]):
+    return _step(tf.get_variable('counter', initializer=100))
+
+
+@pytest.mark.parametrize('add_step', [_once, _twice, _in_a_branch, _with_a_counter_of_its_own])
+def test_only_a_step_is_counted_and_trains(add_step, train_dir):
   FLAGS(['pytest', '--max_steps=8', '--save_summaries_steps=0'])
-  global_step = tf.train.get_or_create_global_step()
-  weights = tf.get_variable('weights', [3])
-  steps = []
-  for i in range(updates):
-    with tf.control_dependencies(steps):
-      with tf.control_dependencies([tf.assign_add(global_step, 2)]):
-        steps.append(global_step.read_value())
-        tf.add_to_collection(tf_setup.UPDATED_STEP, steps[i])
-  loss, runs = tf.reduce_sum(weights), 0
+  train_op = add_step(tf.train.get_or_create_global_step())
+  loss, runs = tf.reduce_sum(tf.get_variable('weights', [3])), 0
   with training.training_session(loss, 5, ('hot', 'cold')) as session:
     while not session.should_stop():
       assert session.run(loss).shape == ()
-      session.run(steps[-1].op)
+      session.run(train_op.op)
       runs += 1
-  assert runs == 8 / (2 * updates)
+  assert runs == 4
   assert _steps(train_dir) == {0, 8}
+  assert tf.train.load_checkpoint(str(train_dir)).get_tensor('global_step') == 8
+
+
+def test_finished_run_can_still_be_asked():
+  FLAGS.max_steps = 1
+  weights = tf.get_variable('weights', initializer=[1.0, 2.0])
+  loss = tf.reduce_sum(weights)
+  train_op = _step(tf.train.get_or_create_global_step())
+  for step in (0, 1):
+    with training.training_session(loss, 5, ('hot', 'cold')) as session:
+      assert session.run([weights, loss])[1] == 3.0
+      assert session.should_stop() == bool(step)
+      session.run(train_op)
 
 
 @pytest.mark.parametrize('can_compile', [True, False])
@@ -559,7 +590,7 @@ def _train_on_numbers(max_steps, numbers, with_gpus):
     number = queue.dequeue()
     staged, _ = cifar10_input.stage(number, number)
     tf.get_variable('weights', [3])
-    step = tf.assign_add(tf.train.get_or_create_global_step(), 1)
+    step = _step(tf.train.get_or_create_global_step())
     train_op = tf.group(step, *tf.get_collection(tf_setup.STAGING))
     with training.training_session(staged, 5, ('hot', 'cold')) as session:
       while not session.should_stop():
