@@ -98,7 +98,7 @@ def decode(contents):
   def decode_one(content):
     picture = tf.cond(
         tf.io.is_jpeg(content),
-        # As Pillow does: `decode_image` takes short cuts that cost up to three grey levels.
+        # As Pillow does: `decode_image` takes shortcuts that cost up to three grey levels.
         lambda: tf.io.decode_jpeg(content, dct_method='INTEGER_ACCURATE'),
         lambda: tf.io.decode_image(content, expand_animations=False))
     picture.set_shape([None, None, None])
