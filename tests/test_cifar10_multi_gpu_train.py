@@ -123,6 +123,8 @@ def test_variables_are_on_the_cpu_and_each_tower_on_its_gpu(graph_of, with_gpus)
                     if op.name.startswith('tower_%d/' % i) and op.type.startswith('Conv2D')]
     assert len(convolutions) == 2 * 3  # Each with its two gradients.
     assert {op.device for op in convolutions} == {'/device:' + device}
+  # A GPU that two of them share receives the variables once.
+  assert len({op.inputs[1].name for op in operations if op.type == 'Conv2D'}) == 2
   # One input feeds all of them, each with a batch of its own.
   assert [op.type for op in operations].count('RandomShuffleQueueV2') == 1
   assert len({op.inputs[0].op.name for op in operations
