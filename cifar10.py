@@ -351,7 +351,7 @@ def apply_gradients(optimizer, gradients, global_step):
   update = optimizer.apply_gradients(gradients, global_step=global_step)
 
   # At a constant learning rate the weights never settle; they bounce around a good solution. Their
-  # average sits closer to it: it is worth three to five points until the rate falls.
+  # average sits closer to it: it is worth roughly three to five points until the rate falls.
   with tf.control_dependencies([update]), tf.name_scope('moving_averages'):
     step = global_step.read_value()
     tf.add_to_collection(tf_setup.UPDATED % global_step.op.name, step)  # For `training_session`.
