@@ -15,7 +15,7 @@
 Importing this package imports TensorFlow without its chatter: about a hundred lines on processor
 features, missing GPU drivers and deprecations. `TF_CPP_MIN_LOG_LEVEL=0` brings them back.
 It also turns on oneDNN's convolutions on every x86 processor; TensorFlow itself does so only where
-it finds AVX-512, but they are faster without it too. `TF_ENABLE_ONEDNN_OPTS=0` turns them off.
+it finds VNNI, but they are faster without it too. `TF_ENABLE_ONEDNN_OPTS=0` turns them off.
 And it gives each GPU two threads of its own: in TensorFlow's common pool what launches its kernels
 waits behind the ops of the input. `TF_GPU_THREAD_MODE=global` is TensorFlow's default.
 """

