@@ -124,8 +124,8 @@ def training_session(loss, examples_per_step, classes, num_cpus=1, hooks=(),
         all_hooks.append(_SummaryHook(writer, scaffold, counter))
       all_hooks.append(_SaveHook(train_dir, scaffold, counter))
       if FLAGS.profile_steps:
-        # This hook's event file comes from a cache, which may have that of an earlier run here.
-        tf.summary.FileWriterCache.clear()
+        # This hook's event file comes from a cache, and nobody else closes it.
+        stack.callback(tf.summary.FileWriterCache.clear)
         all_hooks.append(tf.train.ProfilerHook(save_steps=FLAGS.profile_steps,
                                                output_dir=train_dir))
     config = tf_setup.session_config(FLAGS.log_device_placement, num_cpus, is_compiled)

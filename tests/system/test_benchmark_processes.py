@@ -11,6 +11,7 @@ import sys
 import pytest
 
 from conftest import ROOT
+import warm_process
 
 SMALL_RUN = ['--batch_size=8', '--min_queue_examples=100', '--log_frequency=1']
 
@@ -19,12 +20,11 @@ def _command(script, *arguments):
   return [sys.executable, os.path.join(ROOT, 'benchmarks', script), *arguments]
 
 
-def _run(cwd, script, *arguments, **kwargs):
+def _run(cwd, script, *arguments):
   """Runs a benchmark to its end; returns the words of each line that it prints."""
-  done = subprocess.run(_command(script, *arguments), cwd=cwd, capture_output=True, text=True,
-                        timeout=300, **kwargs)
-  assert done.returncode == 0, done.stderr
-  return [line.split() for line in done.stdout.splitlines()]
+  process = warm_process.WarmProcess(cwd, 'benchmarks/' + script, arguments)
+  assert process.wait(300) == 0, process.err
+  return [line.split() for line in process.out.splitlines()]
 
 
 @pytest.mark.parametrize('name', [

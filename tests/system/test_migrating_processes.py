@@ -10,6 +10,7 @@ import pytest
 import tensorflow.compat.v1 as tf
 
 from conftest import ROOT
+import warm_process
 
 TRAINED = os.path.join(ROOT, 'cifar10', 'trained')
 DATA = os.environ.get('CIFAR10_DATA_DIR', os.path.join(ROOT, 'cifar10', 'data'))
@@ -29,15 +30,10 @@ def test_both_sides_of_a_row(rows, small_data_dir):
   assert outcomes == dict.fromkeys(rows), '\n'.join(filter(None, outcomes.values()))
 
 
-def _run(cwd, script, *arguments):
-  return subprocess.run([sys.executable, os.path.join(ROOT, script), *arguments], cwd=cwd,
-                        capture_output=True, text=True, timeout=600)
-
-
-def _done(*arguments):
-  process = _run(*arguments)
-  assert (process.returncode, process.stderr) == (0, '')
-  return process.stdout
+def _done(cwd, script, *arguments):
+  process = warm_process.WarmProcess(cwd, script, arguments)
+  assert (process.wait(600), process.err) == (0, '')
+  return process.out
 
 
 def _events(directory):

@@ -78,16 +78,17 @@ def _run(cwd, script, args, out, err, largest_file, env, before):
   signal.signal(signal.SIGHUP, signal.SIG_DFL)
   os.chdir(cwd)
   os.environ.update(env)
-  sys.path.insert(0, ROOT)
   if largest_file:
     resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
   if before:
     before()
   if script.startswith('-m '):
+    sys.path.insert(0, ROOT)
     module = script[len('-m '):]
     sys.argv = [module, *args]
     runpy.run_module(module, run_name='__main__', alter_sys=True)
   else:
     path = os.path.join(ROOT, script)
+    sys.path.insert(0, os.path.dirname(path))
     sys.argv = [path, *args]
     runpy.run_path(path, run_name='__main__')
