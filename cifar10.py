@@ -8,8 +8,8 @@ In the order in which a script calls them:
   train_op = train(total_loss, global_step)
 
 The network is two convolutions, each with pooling and local response normalisation, two fully
-connected layers and a linear one: 1,068,298 parameters, 19.5 million multiply-adds per image. It
-descends from the one that Alex Krizhevsky trained on this data set with cuda-convnet
+connected layers and a linear one: 1,068,298 parameters, about 19.5 million multiply-adds per image.
+It descends from the one that Alex Krizhevsky trained on this data set with cuda-convnet
 (https://code.google.com/archive/p/cuda-convnet/).
 """
 

@@ -64,8 +64,7 @@ def evaluate(data_set, directory, only=None, patience_secs=None):
     with tf.summary.FileWriter(FLAGS.eval_dir, graph,
                                filename_suffix='.%d' % time.time_ns()) as writer:
       for checkpoint in [only] if only else _new_checkpoints(directory, patience_secs):
-        run = runs.read(directory)
-        runs.check_classes(directory, run, data_set.classes)
+        runs.check_classes(directory, runs.read(directory), data_set.classes)
         with tf.Session(config=tf_setup.session_config()) as session, tf_setup.explained_errors(
             'evaluate again'):
           try:
@@ -82,6 +81,9 @@ def evaluate(data_set, directory, only=None, patience_secs=None):
         # probability would get a perfect score.
         precision = np.mean(answers.argmax(axis=1) == truth)
         _check_writable(FLAGS.eval_dir)
+        if not os.listdir(FLAGS.eval_dir):  # Somebody has removed it, and the event file with it.
+          writer.close()
+          writer.reopen()
         kind = _kind()
         if not kind:  # The tags of these are the same for all kinds.
           writer.add_summary(summary, checkpoint.step)
@@ -92,30 +94,37 @@ def evaluate(data_set, directory, only=None, patience_secs=None):
             lambda indices: data_set.read_images(FLAGS.eval_data, indices), kind), checkpoint.step)
         writer.flush()
         console.log('precision @ 1 = %.3f' % precision)
+        run = runs.read(directory)  # Again: it may have been resumed in the meantime.
         if run and checkpoint.step and checkpoint.step >= run['flags']['max_steps']:
           break
 
 
 def _new_checkpoints(directory, patience_secs):
   """Yields the latest checkpoint of a directory, then each newer one that is found there."""
-  last, since = None, time.monotonic()
+  last, damaged, since = None, None, time.monotonic()
   is_told = False
   while True:
-    # While a run is being copied, its files come one by one.
+    # While a run is being copied, its files come one by one, and each grows.
     path = next(filter(tf.train.checkpoint_exists, checkpoints.paths(directory)), None)
+    checkpoint = None
     if path not in (None, last):
-      started, last = time.monotonic(), path
+      started = time.monotonic()
       try:
-        yield checkpoints.read(path)
+        checkpoint = checkpoints.read(path)
       except checkpoints.Damaged as error:
-        print('%s Waiting for the next one.' % error)
+        if path != damaged:
+          print('%s Waiting for the next one.' % error)
+        damaged = path
+    if checkpoint:
+      last = path
+      yield checkpoint
       time.sleep(max(0, started + FLAGS.eval_interval_secs - time.monotonic()))
       since = time.monotonic()
     elif patience_secs is not None and time.monotonic() - since > patience_secs:
       raise UserError('No new checkpoint in %s for %d seconds: check that training is still '
                       'running.' % (directory, patience_secs))
     else:
-      if not last and not is_told:
+      if not (last or damaged or is_told):
         print('No checkpoint in %s yet: waiting for one.' % directory)
         is_told = True
       time.sleep(_POLL_SECS)

@@ -14,8 +14,10 @@ from cifar10_support import settings
 from cifar10_support import tf_setup
 from cifar10_support.console import UserError
 
+import contextlib
 import json
 import os
+import sys
 import tempfile
 
 import tensorflow.compat.v1 as tf
@@ -40,7 +42,8 @@ def predict(paths):
     paths: a list of paths of picture files.
 
   Returns:
-    The exit status: 1 if any of them could not be read.
+    A list of (path, [(probability, name), ...]) with the most probable class first, without the
+    pictures that could not be read.
   """
   _check_export_dir()
   directory, _ = restore.directory_and_path()
@@ -70,12 +73,7 @@ def predict(paths):
             console.complain(error)
           else:
             predictions.append((path, sorted(zip(values.tolist(), classes), reverse=True)))
-
-  if FLAGS.json:
-    _print_json(predictions)
-  else:
-    _print_table(predictions, in_full=len(paths) == 1)
-  return 1 if len(predictions) < len(paths) else 0
+  return predictions
 
 
 def _check_export_dir():
@@ -130,11 +128,18 @@ def _print_table(predictions, in_full):
 
 
 def main(paths):
-  """Classifies the pictures at these paths, see `predict`."""
+  """Prints the classes of the pictures at these paths; returns 1 if one of them is unreadable."""
   if not paths and not FLAGS.export_dir:
     raise UserError('Name at least one picture, or --export_dir.')
-  with settings.from_flags(cifar10):
-    return predict(paths)
+  # Notes, such as that a checkpoint is damaged, must not get into the JSON.
+  with settings.from_flags(cifar10), contextlib.redirect_stdout(
+      sys.stderr if FLAGS.json else sys.stdout):
+    predictions = predict(paths)
+  if FLAGS.json:
+    _print_json(predictions)
+  else:
+    _print_table(predictions, in_full=len(paths) == 1)
+  return 1 if len(predictions) < len(paths) else 0
 
 
 if __name__ == '__main__':

@@ -60,7 +60,9 @@ def main(argv=None):
   if cluster.job == 'ps':
     parameter_server.serve(cluster)
   elif cluster.job == 'evaluator':
-    FLAGS.checkpoint_dir = FLAGS.train_dir  # The run that the same flags train.
+    # The run that the same flags train: with --synthetic too, unless --train_dir names one.
+    run, evaluated = FLAGS['train_dir'], FLAGS['checkpoint_dir']
+    evaluated.value, evaluated.using_default_value = run.value, run.using_default_value
     cifar10_eval.main(patience_secs=FLAGS.save_checkpoint_secs + FLAGS.peer_timeout_secs)
   else:
     with settings.from_flags(cifar10):

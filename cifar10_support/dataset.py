@@ -119,8 +119,11 @@ def prepare(data_dir, url, num_classes):
       with open(archive, 'wb') as out:
         out.writelines(_download(url))
       source, remedy = url, 'Try again later, or name another source with --data_url.'
-    with open(archive, 'rb') as contents:
-      digest = hashlib.sha256(contents.read()).hexdigest()
+    try:
+      with open(archive, 'rb') as contents:
+        digest = hashlib.sha256(contents.read()).hexdigest()
+    except OSError as error:
+      raise DataError('%s cannot be read (%s). %s' % (archive, error.strerror, remedy)) from error
     if digest != ARCHIVE_SHA256:
       raise DataError('%s is not the whole official archive (%d bytes, SHA-256 %s). %s'
                       % (source, os.path.getsize(archive), digest, remedy))

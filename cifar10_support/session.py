@@ -95,6 +95,9 @@ def training_session(loss, examples_per_step, classes, num_cpus=1, hooks=(),
   with contextlib.ExitStack() as stack:
     is_in_place = stack.enter_context(runs.locked(train_dir, FLAGS.restart))
     signals = signals or stack.enter_context(StopSignals())
+    # Around the event files too: closing them writes to the disk, which may be full.
+    stack.enter_context(tf_setup.explained_errors('run %s again to resume from the last checkpoint'
+                                                  % console.same_command()))
     # What is added from here on is one box in TensorBoard's picture of the graph.
     stack.enter_context(tf.name_scope('session'))
 
@@ -129,10 +132,8 @@ def training_session(loss, examples_per_step, classes, num_cpus=1, hooks=(),
         all_hooks.append(tf.train.ProfilerHook(save_steps=FLAGS.profile_steps,
                                                output_dir=train_dir))
     config = tf_setup.session_config(FLAGS.log_device_placement, num_cpus, is_compiled)
-    with tf_setup.explained_errors('run %s again to resume from the last checkpoint'
-                                   % console.same_command()):
-      with tf.train.MonitoredSession(session_creator(scaffold, config), all_hooks) as session:
-        yield TrainingSession(session, all_hooks, log, counter, signals)
+    with tf.train.MonitoredSession(session_creator(scaffold, config), all_hooks) as session:
+      yield TrainingSession(session, all_hooks, log, counter, signals)
   signals.exit_if_received('after step %d; %s resumes from there, in %s'
                            % (counter.step, console.same_command(), train_dir))
   log.raise_if_unread()
@@ -170,8 +171,9 @@ def _checkpoint_to_resume(train_dir, classes):
   learning_flags = {'batch_size', 'num_gpus', 'use_fp16', *settings.constants()} - {'data_url'}
   changes = ['--%s is %s, was %s' % (name, FLAGS[name].value, last_start[name])
              for name in sorted(learning_flags.intersection(FLAGS, last_start))
-             # A program that sets no flags, such as a notebook, leaves None: the constants counted.
-             if last_start[name] not in (None, FLAGS[name].value)]
+             # A program that sets no flags, such as a notebook, leaves None: its constants count.
+             if FLAGS[name].value != last_start[name]
+             and None not in (FLAGS[name].value, last_start[name])]
   variables = {variable.op.name: variable for variable in tf.global_variables()}
   checkpoints.check_fits(checkpoint, variables)
   # The original's checkpoints may have more than we need. In ours more is an optimizer's state.

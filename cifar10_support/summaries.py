@@ -31,7 +31,7 @@ _GAP = 6  # Pixels between two images.
 def histogram(tag, values):
   """Adds the histogram of a tensor, or of a sample spread evenly over it.
 
-  All eight million values of a layer, counted one after the other, would take longer than three
+  All 4.7 million values of `conv1`, counted one after the other, would take longer than three
   steps of training.
 
   Args:

@@ -178,7 +178,8 @@ def train(flags):
   strategy = tf.distribute.MirroredStrategy() if several else tf.distribute.get_strategy()
   with strategy.scope():
     model = load(flags.model) if os.path.exists(flags.model) else compiled_model(flags.batch_size)
-  step, epoch = int(model.optimizer.iterations), data_set.num_train // flags.batch_size
+  step = int(model.optimizer.iterations)
+  epoch = max(1, data_set.num_train // flags.batch_size)  # In steps.
   if step >= flags.max_steps:
     raise console.UserError('%s has reached step %d: raise --max_steps.' % (flags.model, step))
   model.fit(distorted_inputs(data_set.train_files, flags.batch_size), shuffle=False,  # It is.
@@ -207,7 +208,7 @@ def convert(flags):
     raise console.UserError('%s exists: name another place for the result.' % destination)
   os.makedirs(os.path.dirname(os.path.abspath(destination)), exist_ok=True)
   if destination.endswith('.keras'):
-    found = checkpoints.read(tf.train.latest_checkpoint(source) or source)
+    found = checkpoints.latest_whole(source) or checkpoints.read(source)
     model = compiled_model(flags.batch_size)
     variables = variables_by_key(model)
     variables.pop('global_step').assign(found.step or 0)  # Old ones have it in their name only.

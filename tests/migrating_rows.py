@@ -294,6 +294,8 @@ def saver(row):
         session, tf.train.latest_checkpoint(back))
     kernel = session.run(tf1.trainable_variables()[0])
   np.testing.assert_array_equal(kernel, before.get_tensor('conv1/weights' + AVERAGE))
+  os.remove(os.path.join(back, 'checkpoint'))  # A run is found without it.
+  convert(back, os.path.join(row.tmp, 'again.keras'))
   # The trap: TensorFlow 2's checkpoints have keys that no `Saver` asks for.
   path = tf.train.Checkpoint(model=keras_cifar10.inference()).save(os.path.join(row.tmp, 'tf2'))
   assert not set(shapes) & {name for name, _ in tf.train.list_variables(path)}
@@ -474,6 +476,13 @@ def ported_program(row):
     np.testing.assert_allclose(ours, value, atol=1e-7)
   np.testing.assert_array_equal(trained.get_layer('conv1').kernel.numpy(), kernel)
   assert len(model.trainable_variables) == 2
+
+
+def batch_larger_than_the_data_set(row):
+  model = os.path.join(row.tmp, 'model.keras')
+  keras_cifar10.main(['train', '--batch_size=600', '--max_steps=2', '--model=' + model,
+                      '--data_dir=' + row.data_dir])
+  assert int(keras_cifar10.load(model).optimizer.iterations) == 2
 
 
 def wrong_arguments(row):

@@ -256,7 +256,7 @@ def test_evaluation_prediction_and_training_need_no_file_that_names_the_checkpoi
   (trained / 'checkpoint').unlink()
   assert _evaluated_step(small_data_dir, tmp_path) == 5
 
-  assert cifar10_predict.predict([]) == 0
+  assert cifar10_predict.predict([]) == []
   assert restore.checkpoint().path == 'cifar10/train/model.ckpt-5'
 
   FLAGS(['pytest', '--data_dir=' + small_data_dir, '--batch_size=2', '--min_queue_examples=1',

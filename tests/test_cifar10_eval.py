@@ -13,6 +13,7 @@ import tensorflow.compat.v1 as tf
 import cifar10
 import cifar10_eval
 import cifar10_predict
+from cifar10_support import runs
 from cifar10_support import synthetic
 from cifar10_support.console import UserError
 from conftest import ROOT
@@ -84,6 +85,40 @@ def test_each_whole_checkpoint_is_evaluated_once_until_the_run_has_ended(
   FLAGS(['cifar10_eval.py', '--checkpoint_dir=cifar10/train/model.ckpt-3'])
   with pytest.raises(UserError, match='model.ckpt-3'):
     cifar10_eval.main()
+
+
+def test_checkpoint_whose_values_come_late_is_evaluated_once_it_is_whole(
+    home, save, whenever_it_waits, capsys):
+  save(9, max_steps=9)
+  values = home / 'cifar10' / 'train' / 'model.ckpt-9.data-00000-of-00001'
+  whole = values.read_bytes()
+  os.truncate(values, 100)
+  whenever_it_waits += [lambda: None, lambda: values.write_bytes(whole)]
+  cifar10_eval.main()
+  assert _curves(home) == [('precision @ 1', 9)]
+  assert capsys.readouterr().out.count('model.ckpt-9') == 1  # That it is damaged is said once.
+
+
+def test_run_that_is_resumed_during_the_evaluation_is_followed_to_its_new_end(
+    home, save, whenever_it_waits, monkeypatch):
+  save(6, max_steps=6)
+  evaluate_once = cifar10_eval._evaluate_once
+
+  def resumed(*args):
+    runs.record_start('cifar10/train', {'max_steps': 9}, synthetic.CLASSES)
+    return evaluate_once(*args)
+
+  monkeypatch.setattr(cifar10_eval, '_evaluate_once', resumed)
+  whenever_it_waits += [lambda: save(9, max_steps=9)]
+  cifar10_eval.main()
+  assert _curves(home) == [('precision @ 1', 6), ('precision @ 1', 9)]
+
+
+def test_results_after_the_directory_was_removed_are_in_a_new_one(home, save, whenever_it_waits):
+  save(6, max_steps=9)
+  whenever_it_waits += [lambda: shutil.rmtree('cifar10/eval'), lambda: save(9, max_steps=9)]
+  cifar10_eval.main()
+  assert _curves(home) == [('precision @ 1', 9)]
 
 
 def test_each_kind_of_evaluation_has_its_own_curves(home, save):

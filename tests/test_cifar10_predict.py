@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 
 import numpy as np
 from PIL import Image
@@ -51,6 +52,18 @@ def test_json_has_all_classes_the_most_probable_first(capsys, expected):
     by_class = _by_class(picture)
     assert by_class == pytest.approx(dict(zip(dataset.CLASSES, probabilities)), rel=1e-3, abs=1e-6)
     assert list(by_class.values()) == sorted(by_class.values(), reverse=True)
+
+
+def test_json_is_all_that_is_on_standard_output(home, capsys):
+  shutil.copytree(TRAINED, 'run')
+  for name in ('index', 'data-00000-of-00001'):
+    (home / 'run' / ('model.ckpt-160000.' + name)).write_text('Not a checkpoint.')
+  (home / 'run' / 'checkpoint').unlink()
+  FLAGS(['cifar10_predict.py', '--checkpoint_dir=run', '--json'])
+  assert cifar10_predict.main(['0.png']) == 0
+  out, err = capsys.readouterr()
+  assert [picture['file'] for picture in json.loads(out)] == ['0.png']
+  assert 'model.ckpt-160000' in err
 
 
 def test_ten_crops_are_averaged(capsys, images):

@@ -4,6 +4,9 @@ import socket
 import pytest
 import tensorflow.compat.v1 as tf
 
+import cifar10
+import cifar10_eval
+from cifar10_cluster import __main__ as task
 from cifar10_cluster import tf_config
 from cifar10_support.console import UserError
 
@@ -129,6 +132,22 @@ def test_lost_tasks_are_named_with_their_addresses_and_the_flag():
   FLAGS.peer_timeout_secs = 7
   error = str(tf_config.Cluster(JOBS, 'chief', 0).lost([('ps', 1), ('worker', 0)]))
   assert 'ps 1 (b:2), worker 0 (d:4) for 7 seconds (--peer_timeout_secs)' in error
+
+
+@pytest.mark.parametrize('flags, directory', [
+    ([], 'cifar10/train'), (['--synthetic'], 'cifar10/synthetic/train'),
+    (['--synthetic', '--train_dir=cifar10/mine'], 'cifar10/mine')])
+def test_evaluator_watches_the_directory_that_the_same_flags_train_in(
+    flags, directory, monkeypatch):
+  monkeypatch.setenv('TF_CONFIG', json.dumps(
+      {'cluster': JOBS, 'task': {'type': 'evaluator', 'index': 0}}))
+  monkeypatch.setattr(cifar10, 'maybe_download_and_extract', lambda: None)
+  watched = []
+  monkeypatch.setattr(cifar10_eval, 'evaluate',
+                      lambda data_set, directory, *args: watched.append(directory))
+  FLAGS(['cifar10_cluster', *flags])
+  task.main()
+  assert watched == [directory]
 
 
 @pytest.fixture

@@ -145,14 +145,18 @@ def test_damaged_file_is_named(damaged, name, damage, parts):
   _assert_names(error, str(damaged / name), '--data_dir', *parts)
 
 
-def test_unreadable_file_is_named(damaged, monkeypatch):
+def _denied(name):
+  """Returns an `open` that forbids files of that name: root could read whatever is there."""
   def denied(path, *args, **kwargs):
-    if path.endswith('data_batch_2.bin'):
+    if path.endswith(name):
       raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
     return open(path, *args, **kwargs)
 
-  # Root can read whatever the permissions say.
-  monkeypatch.setattr(dataset, 'open', denied, raising=False)
+  return denied
+
+
+def test_unreadable_file_is_named(damaged, monkeypatch):
+  monkeypatch.setattr(dataset, 'open', _denied('data_batch_2.bin'), raising=False)
   with pytest.raises(dataset.DataError) as error:
     dataset.find(str(damaged), 10)
   _assert_names(error, 'data_batch_2.bin', 'Permission denied')
@@ -329,6 +333,15 @@ def test_anything_but_the_official_archive_is_refused(body, length, serve, tmp_p
     dataset.prepare(str(tmp_path), url, 10)
   _assert_names(error, url, '%d bytes' % len(body), hashlib.sha256(body).hexdigest(), '--data_url')
   assert os.listdir(tmp_path) == []
+
+
+def test_archive_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+  (tmp_path / dataset.ARCHIVE).write_bytes(b'')
+  monkeypatch.setattr(dataset, 'open', _denied(dataset.ARCHIVE), raising=False)
+  with pytest.raises(dataset.DataError) as error:
+    dataset.prepare(str(tmp_path), NOWHERE, 10)
+  _assert_names(error, str(tmp_path / dataset.ARCHIVE), 'read', 'Permission denied')
+  assert os.listdir(tmp_path) == [dataset.ARCHIVE]
 
 
 def test_connection_that_stalls_is_given_up(tmp_path, monkeypatch):

@@ -221,10 +221,11 @@ def test_flags_that_differ_are_named_with_both_values(train_dir, capsys):
   assert '--batch_size' not in capsys.readouterr().out
 
 
-def test_flags_that_were_left_to_the_constants_are_not_named(capsys):
-  assert FLAGS.momentum is None  # As in a notebook, which uses no `settings.from_flags`.
+@pytest.mark.parametrize('first, second', [(None, 0.0), (0.0, None)])
+def test_flags_that_were_left_to_the_constants_are_not_named(first, second, capsys):
+  FLAGS.momentum = first  # None as in a notebook, which uses no `settings.from_flags`.
   _train(2)
-  FLAGS.momentum = 0.0  # As in a script.
+  FLAGS.momentum = second
   capsys.readouterr()
   _train(4)
   assert '--momentum' not in capsys.readouterr().out
@@ -697,13 +698,14 @@ def test_directory_that_turns_read_only_ends_the_run(train_dir):
   assert _train(10) == 10
 
 
-def test_event_file_that_cannot_be_written_is_a_one_line_error(monkeypatch):
+@pytest.mark.parametrize('method', ['add_summary', 'close'])
+def test_event_file_that_cannot_be_written_is_a_one_line_error(method, monkeypatch):
   def full(self, *args, **kwargs):
     # As TensorFlow words it.
     raise RuntimeError('cifar10/train/events.out.tfevents.1795602665.vm; No space left on device\n'
                        '\tFailed to flush 1 events\n\tFlushing first event.')
 
-  monkeypatch.setattr(tf.summary.FileWriter, 'add_summary', full)
+  monkeypatch.setattr(tf.summary.FileWriter, method, full)
   with pytest.raises(UserError, match='cifar10/train/events.*No space left on device'):
     _train(3)
 

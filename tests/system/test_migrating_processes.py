@@ -20,7 +20,7 @@ KERAS = 'exercises/keras_cifar10.py'
 # Towers need a process whose CPU is two devices.
 @pytest.mark.parametrize('rows', [
     ['five_steps', 'logits', 'averages_restored', 'saver', 'initial_values', 'one_pass',
-     'ported_program', 'wrong_arguments'], ['towers']])
+     'ported_program', 'batch_larger_than_the_data_set', 'wrong_arguments'], ['towers']])
 def test_both_sides_of_a_row(rows, small_data_dir):
   process = subprocess.run(
       [sys.executable, os.path.join(ROOT, 'tests', 'migrating_rows.py'), small_data_dir, *rows],
