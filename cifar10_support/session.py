@@ -167,13 +167,13 @@ def _checkpoint_to_resume(train_dir, classes):
   checkpoint = checkpoints.latest_whole(train_dir)
   if not checkpoint:
     return None
-  last_start = record['flags'] if record else {}
+  # A program without towers is one of a single tower.
+  before, now = {'num_gpus': 1, **record['flags']} if record else {}, {'num_gpus': 1, **_flags()}
   learning_flags = {'batch_size', 'num_gpus', 'use_fp16', *settings.constants()} - {'data_url'}
-  changes = ['--%s is %s, was %s' % (name, FLAGS[name].value, last_start[name])
-             for name in sorted(learning_flags.intersection(FLAGS, last_start))
+  changes = ['--%s is %s, was %s' % (name, now[name], before[name])
+             for name in sorted(learning_flags.intersection(before, now))
              # A program that sets no flags, such as a notebook, leaves None: its constants count.
-             if FLAGS[name].value != last_start[name]
-             and None not in (FLAGS[name].value, last_start[name])]
+             if now[name] != before[name] and None not in (now[name], before[name])]
   variables = {variable.op.name: variable for variable in tf.global_variables()}
   checkpoints.check_fits(checkpoint, variables)
   # The original's checkpoints may have more than we need. In ours more is an optimizer's state.

@@ -221,6 +221,14 @@ def test_flags_that_differ_are_named_with_both_values(train_dir, capsys):
   assert '--batch_size' not in capsys.readouterr().out
 
 
+def test_number_of_towers_that_differs_is_named_even_where_there_are_none(train_dir, capsys):
+  _train(2)
+  runs.record_start(str(train_dir), {'max_steps': 2, 'num_gpus': 2}, ('hot', 'cold'))
+  capsys.readouterr()
+  _train(4)
+  assert '--num_gpus is 1, was 2' in capsys.readouterr().out
+
+
 @pytest.mark.parametrize('first, second', [(None, 0.0), (0.0, None)])
 def test_flags_that_were_left_to_the_constants_are_not_named(first, second, capsys):
   FLAGS.momentum = first  # None as in a notebook, which uses no `settings.from_flags`.
