@@ -167,9 +167,9 @@ def _checkpoint_to_resume(train_dir, classes):
   checkpoint = checkpoints.latest_whole(train_dir)
   if not checkpoint:
     return None
-  # A program without towers is one of a single tower.
-  before, now = {'num_gpus': 1, **record['flags']} if record else {}, {'num_gpus': 1, **_flags()}
   learning_flags = {'batch_size', 'num_gpus', 'use_fp16', *settings.constants()} - {'data_url'}
+  now = {'num_gpus': 1, **_flags()}  # A script that has no such flag trains a single tower.
+  before = {'num_gpus': 1, **record['flags']} if record else {}
   changes = ['--%s is %s, was %s' % (name, now[name], before[name])
              for name in sorted(learning_flags.intersection(before, now))
              # A program that sets no flags, such as a notebook, leaves None: its constants count.
