@@ -106,7 +106,6 @@ def _new_checkpoints(directory, patience_secs):
   while True:
     # While a run is being copied, its files come one by one, and each grows.
     path = next(filter(tf.train.checkpoint_exists, checkpoints.paths(directory)), None)
-    checkpoint = None
     if path not in (None, last):
       started = time.monotonic()
       try:
@@ -115,19 +114,19 @@ def _new_checkpoints(directory, patience_secs):
         if path != damaged:
           print('%s Waiting for the next one.' % error)
         damaged = path
-    if checkpoint:
-      last = path
-      yield checkpoint
-      time.sleep(max(0, started + FLAGS.eval_interval_secs - time.monotonic()))
-      since = time.monotonic()
-    elif patience_secs is not None and time.monotonic() - since > patience_secs:
+      else:
+        last = path
+        yield checkpoint
+        time.sleep(max(0, started + FLAGS.eval_interval_secs - time.monotonic()))
+        since = time.monotonic()
+        continue
+    if patience_secs is not None and time.monotonic() - since > patience_secs:
       raise UserError('No new checkpoint in %s for %d seconds: check that training is still '
                       'running.' % (directory, patience_secs))
-    else:
-      if not (last or damaged or is_told):
-        print('No checkpoint in %s yet: waiting for one.' % directory)
-        is_told = True
-      time.sleep(_POLL_SECS)
+    if not (last or damaged or is_told):
+      print('No checkpoint in %s yet: waiting for one.' % directory)
+      is_told = True
+    time.sleep(_POLL_SECS)
 
 
 def _evaluate_once(session, probabilities, labels, summary_op, num_examples):
