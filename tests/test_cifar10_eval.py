@@ -26,7 +26,6 @@ TRAINED = os.path.join(ROOT, 'cifar10', 'trained')
 @pytest.fixture(autouse=True)
 def home(tmp_path, monkeypatch, small_data_dir):
   monkeypatch.chdir(tmp_path)
-  tf.summary.FileWriterCache.clear()
   FLAGS(['cifar10_eval.py', '--data_dir=' + small_data_dir, '--eval_interval_secs=0'])
   return tmp_path
 
