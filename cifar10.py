@@ -13,17 +13,17 @@ It descends from the one that Alex Krizhevsky trained on this data set with cuda
 (https://code.google.com/archive/p/cuda-convnet/).
 """
 
-import re
+from cifar10_support import tf_setup  # First: it imports TensorFlow without its chatter.
 
-from cifar10_support import console  # First, because it imports TensorFlow quietly.
-from cifar10_support import dataset
-from cifar10_support import summaries
-from cifar10_support import tf_setup
+import re
 
 import numpy as np
 import tensorflow.compat.v1 as tf
 
 import cifar10_input
+from cifar10_support import console
+from cifar10_support import dataset
+from cifar10_support import summaries
 
 FLAGS = tf.app.flags.FLAGS
 
@@ -76,103 +76,97 @@ def maybe_download_and_extract():
 def distorted_inputs(data_set=None):
   """Adds the input pipeline for training, see `cifar10_input.training_batches`.
 
-  Args:
-    data_set: a `dataset.DataSet`; by default the one in --data_dir.
-
-  Returns:
-    images: float32 of shape [batch_size, 24, 24, 3].
-    labels: int32 of shape [batch_size], 0..9.
-
-  Raises:
-    ValueError: without `data_set`: a file is missing or damaged.
+  `data_set` is by default the one in --data_dir; a `ValueError` if that is missing or damaged.
   """
   data_set = data_set or dataset.find(FLAGS.data_dir, NUM_CLASSES, ['train_eval'])
   return cifar10_input.training_batches(data_set.train_files, FLAGS.batch_size,
                                         MIN_QUEUE_EXAMPLES, DISTORTION_STRENGTH)
 
 
-def inputs(eval_data, data_set=None, one_pass=False, multiview=False):
+def inputs(eval_data, data_set=None, one_pass=False, crop=cifar10_input.central_crop):
   """Adds the input pipeline for evaluation, see `cifar10_input.evaluation_batches`.
 
-  Args:
-    eval_data: 'test' (or true) for the test images, 'train_eval' (or false) for those of training.
-    data_set: a `dataset.DataSet`; by default the one in --data_dir.
-    one_pass: whether every image comes exactly once, instead of full batches for ever.
-    multiview: whether each image comes as ten crops.
-
-  Returns:
-    images: float32 of shape [batch_size, 24, 24, 3]; with `multiview` [batch_size, 10, 24, 24, 3].
-    labels: int32 of shape [batch_size], 0..9.
-    With `one_pass` the first dimension is unknown.
-
-  Raises:
-    ValueError: `eval_data` is something else; without `data_set`: a file is missing or damaged.
+  `eval_data` is 'test' (or true) for the test images, 'train_eval' (or false) for those of
+  training; `data_set` is as above.
   """
   part = cifar10_input.part_of(eval_data)
   data_set = data_set or dataset.find(FLAGS.data_dir, NUM_CLASSES, [part])
-  return cifar10_input.evaluation_batches(data_set.files(part), FLAGS.batch_size, one_pass,
-                                          multiview)
+  return cifar10_input.evaluation_batches(data_set.files(part), FLAGS.batch_size, one_pass, crop)
 
 
 def inference(images):
-  """Adds the network.
-
-  Each layer with variables is one variable scope, and so one box in TensorBoard's picture of the
-  graph. The variables come from `tf.get_variable`, so that towers, called with reuse, share them.
-
-  With --mixed_precision the layers that take the time compute in bfloat16: the convolutions, the
-  first with its pooling, and the fully connected layers. It has the range of float32, so that
-  gradients need no scaling, but 8 bits of precision; the variables, the normalisation, whose
-  divisors are close to 1, the logits and the loss stay in float32. So the checkpoints are the same.
+  """Adds the network: a list of layers, each of which is one box in TensorBoard's picture.
 
   Args:
     images: float32 of shape [n, 24, 24, 3], standardised; n may be unknown. With float64, in a
       variable scope of that dtype, the whole network is of that precision.
 
   Returns:
-    Logits, of shape [n, 10] and the dtype of the images. The softmax is left to the loss, which
+    Logits, of shape [n, 10] and the dtype of the variables. The softmax is left to the loss, which
     computes both at once, which is numerically more stable.
   """
-  full = images.dtype
-  is_mixed = MIXED_PRECISION or FLAGS.use_fp16
-  dtype = tf_setup.bfloat16_or_float32() if is_mixed else full
+  images = tf.convert_to_tensor(images)  # Of a list of images too.
+  conv1 = convolution(images, 64, 'conv1', bias=0.0)
+  pool1 = max_pool(conv1, 'pool1')
+  norm1 = local_response_normalization(pool1, 'norm1')
 
-  with tf.variable_scope('conv1') as scope:
-    kernel = _variable_with_weight_decay('weights', [5, 5, 3, 64], stddev=5e-2,
-                                         wd=CONV_WEIGHT_DECAY)
-    biases = _variable_on_cpu('biases', [64], tf.constant_initializer(0.0))
-    convolution = tf.nn.conv2d(tf.cast(images, dtype), tf.cast(kernel, dtype), 1, 'SAME')
-    conv1 = tf.nn.relu(tf.nn.bias_add(convolution, tf.cast(biases, dtype)), name=scope.name)
-    _activation_summary(conv1)
-    summaries.filters(scope.name + '/filters', kernel)
+  conv2 = convolution(norm1, 64, 'conv2', bias=0.1)
+  norm2 = local_response_normalization(conv2, 'norm2')
+  pool2 = max_pool(norm2, 'pool2')
 
-  pool1 = tf.nn.max_pool2d(conv1, ksize=3, strides=2, padding='SAME', name='pool1')
-  norm1 = _local_response_normalization(tf.cast(pool1, full), 'norm1')
-
-  with tf.variable_scope('conv2') as scope:
-    kernel = _variable_with_weight_decay('weights', [5, 5, norm1.shape[-1], 64], stddev=5e-2,
-                                         wd=CONV_WEIGHT_DECAY)
-    biases = _variable_on_cpu('biases', [64], tf.constant_initializer(0.1))
-    convolution = tf.nn.conv2d(tf.cast(norm1, dtype), tf.cast(kernel, dtype), 1, 'SAME')
-    conv2 = tf.nn.relu(tf.nn.bias_add(convolution, tf.cast(biases, dtype)), name=scope.name)
-    _activation_summary(conv2)
-
-  norm2 = _local_response_normalization(tf.cast(conv2, full), 'norm2')
-  pool2 = tf.nn.max_pool2d(norm2, ksize=3, strides=2, padding='SAME', name='pool2')
-
-  local3 = fully_connected(tf.cast(pool2, dtype), 384, 'local3')
+  local3 = fully_connected(pool2, 384, 'local3')
   local4 = fully_connected(local3, 192, 'local4')  # A further layer would go after this one.
+  return linear(local4, NUM_CLASSES, 'softmax_linear')
 
-  with tf.variable_scope('softmax_linear') as scope:
-    features = local4.shape[1:].num_elements()
-    weights = _variable_with_weight_decay('weights', [features, NUM_CLASSES], stddev=1 / 192.0,
-                                          wd=None)
-    biases = _variable_on_cpu('biases', [NUM_CLASSES], tf.constant_initializer(0.0))
-    product = tf.matmul(tf.reshape(tf.cast(local4, full), [-1, features]), weights)
-    logits = tf.nn.bias_add(product, biases, name=scope.name)
-    _activation_summary(logits)
 
-  return logits
+def convolution(x, filters, name, bias):
+  """Adds a 5x5 convolution with a ReLU; `bias` is the value with which the biases start.
+
+  With --mixed_precision, layers compute in bfloat16 from here to `linear`. It has the range of
+  float32, so gradients need no scaling, but 8 bits of precision. The variables, the normalisation
+  (whose divisors are close to 1), the logits and the loss stay in float32, and so do checkpoints.
+  """
+  is_mixed = MIXED_PRECISION or FLAGS.use_fp16
+  dtype = tf_setup.bfloat16_or_float32() if is_mixed else x.dtype
+  with tf.variable_scope(name) as scope:
+    kernel = _variable_with_weight_decay('weights', [5, 5, x.shape[-1], filters], stddev=5e-2,
+                                         wd=CONV_WEIGHT_DECAY)
+    biases = _variable_on_cpu('biases', [filters], tf.constant_initializer(bias))
+    products = tf.nn.conv2d(tf.cast(x, dtype), tf.cast(kernel, dtype), 1, 'SAME')
+    activations = tf.nn.relu(tf.nn.bias_add(products, tf.cast(biases, dtype)), name=scope.name)
+    _activation_summary(activations)
+    summaries.filters(f'{scope.name}/filters', kernel)
+  return activations
+
+
+def max_pool(x, name):
+  """Adds 3x3 max pooling with stride 2."""
+  return tf.nn.max_pool2d(x, ksize=3, strides=2, padding='SAME', name=name)
+
+
+def local_response_normalization(x, name):
+  """Adds `tf.nn.lrn` with the parameters below, in a form that is faster.
+
+  Each value is divided by (bias + alpha * s) ** beta, where s is the sum of the squares at the same
+  place in the channels up to `radius` away. That sum is a product with a banded matrix of ones;
+  on a CPU it takes a fraction of the time of `tf.nn.lrn`, and above all of its gradient.
+
+  Source: Krizhevsky et al., ImageNet Classification with Deep Convolutional Neural Networks, 2012,
+  section 3.3.
+  """
+  radius, bias, alpha, beta = 4, 1.0, 0.001 / 9.0, 0.75
+  with tf.name_scope(name) as scope:
+    *places, channels = x.shape.as_list()[1:]
+    dtype = tf.float32 if x.dtype == tf.bfloat16 else x.dtype
+    distances = np.abs(np.arange(channels)[:, np.newaxis] - np.arange(channels))
+    band = tf.constant(alpha * (distances <= radius), dtype)
+    rows = tf.reshape(tf.cast(x, dtype), [-1, channels])
+    # A bias for each channel, because then the product and the sum become one op.
+    biases = tf.constant(bias, dtype, [channels])
+    divisors = tf.nn.bias_add(tf.matmul(tf.square(rows), band), biases)
+    # divisors ** -beta; `tf.pow` is slower, and its gradient much slower.
+    normalised = rows * tf.exp(-beta * tf.log(divisors))
+    return tf.reshape(tf.cast(normalised, x.dtype), [-1, *places, channels], name=scope)
 
 
 def fully_connected(x, units, name):
@@ -188,6 +182,18 @@ def fully_connected(x, units, name):
   return activations
 
 
+def linear(x, units, name):
+  """Adds the last layer: like `fully_connected`, without ReLU and decay, in full precision."""
+  with tf.variable_scope(name) as scope:
+    features = x.shape[1:].num_elements()
+    weights = _variable_with_weight_decay('weights', [features, units], stddev=1 / 192.0, wd=None)
+    biases = _variable_on_cpu('biases', [units], tf.constant_initializer(0.0))
+    product = tf.matmul(tf.reshape(tf.cast(x, weights.dtype), [-1, features]), weights)
+    logits = tf.nn.bias_add(product, biases, name=scope.name)
+    _activation_summary(logits)
+  return logits
+
+
 def _variable_on_cpu(name, shape, initializer):
   """Adds a variable on the CPU, where every GPU reaches it, or shares it with another tower."""
   with tf.device('/cpu:0'):
@@ -195,63 +201,23 @@ def _variable_on_cpu(name, shape, initializer):
 
 
 def _variable_with_weight_decay(name, shape, stddev, wd):
-  """Adds a variable initialised from a truncated normal, and its weight decay to 'losses'.
-
-  Args:
-    name: of the variable.
-    shape: a list of integers.
-    stddev: the standard deviation at the start.
-    wd: what its `l2_loss` is multiplied by; None or 0 for no weight decay.
-
-  Returns:
-    The variable.
-  """
+  """Adds a variable that starts as a truncated normal, and `wd * l2_loss` of it to 'losses'."""
   variable = _variable_on_cpu(name, shape, tf.truncated_normal_initializer(stddev=stddev))
   if wd:
     tf.add_to_collection('losses', tf.multiply(tf.nn.l2_loss(variable), wd, name='weight_loss'))
   return variable
 
 
-def _local_response_normalization(x, name):
-  """Adds `tf.nn.lrn` with the parameters below, in a form that is faster.
-
-  Each value is divided by (bias + alpha * s) ** beta, where s is the sum of the squares at the same
-  place in the channels up to `radius` away. That sum is a product with a banded matrix of ones;
-  on a CPU it takes a fraction of the time of `tf.nn.lrn`, and above all of its gradient.
-
-  Source: Krizhevsky et al., ImageNet Classification with Deep Convolutional Neural Networks, 2012,
-  section 3.3.
-
-  Args:
-    x: floats of shape [..., channels]; the number of channels must be known.
-    name: of the scope.
-
-  Returns:
-    Floats of the shape of `x`.
-  """
-  radius, bias, alpha, beta = 4, 1.0, 0.001 / 9.0, 0.75
-  with tf.name_scope(name) as scope:
-    channels = int(x.shape[-1])
-    distances = np.abs(np.arange(channels)[:, np.newaxis] - np.arange(channels))
-    band = tf.constant(alpha * (distances <= radius), x.dtype)
-    rows = tf.reshape(x, [-1, channels])
-    # A bias for each channel, because then the product and the sum become one op.
-    biases = tf.constant(bias, x.dtype, [channels])
-    divisors = tf.nn.bias_add(tf.matmul(tf.square(rows), band), biases)
-    # divisors ** -beta; `tf.pow` is slower, and its gradient much slower.
-    return tf.reshape(rows * tf.exp(-beta * tf.log(divisors)), tf.shape(x), name=scope)
-
-
 def _activation_summary(x):
   """Adds a histogram of a layer's activations, and the fraction of them that is zero."""
   # A curve has the same name whether it is from the only network or from a tower.
   layer = tf.get_variable_scope().name or _without_tower(x.op.name)
-  summaries.histogram(layer + '/activations', x)
-  summaries.scalar(layer + '/sparsity', tf.reduce_mean(tf.cast(tf.equal(x, 0), tf.float32)))
+  summaries.histogram(f'{layer}/activations', x)
+  summaries.scalar(f'{layer}/sparsity', tf.reduce_mean(tf.cast(tf.equal(x, 0), tf.float32)))
 
 
 def _without_tower(name):
-  return re.sub('^%s_[0-9]+/' % TOWER_NAME, '', name)
+  return re.sub(f'^{TOWER_NAME}_[0-9]+/', '', name)
 
 
 def probabilities(images):
@@ -275,19 +241,22 @@ def probabilities(images):
 def loss(logits, labels, scope=None):
   """Adds the total loss: the cross entropy, averaged over the batch, plus all weight decay.
 
-  Both also go to the collection 'losses'.
+  Both are in the collection 'losses'.
 
   Args:
     logits: float32 of shape [n, 10], see `inference`.
-    labels: numbers of any dtype, of shape [n], 0..9.
+    labels: numbers of any dtype, of shape [n] or [n, 1], 0..9.
     scope: the name scope of a tower, such as 'tower_0/', to sum only the losses in it.
 
   Returns:
     A float32 scalar.
   """
+  labels = tf.cast(labels, tf.int32)
+  if labels.shape.ndims == 2:
+    labels = tf.squeeze(labels, 1)
   cross_entropies = tf.nn.sparse_softmax_cross_entropy_with_logits(
-      labels=tf.cast(labels, tf.int32), logits=logits, name='cross_entropy_per_example')
-  tf.add_to_collection('losses', tf.reduce_mean(cross_entropies, name='cross_entropy'))
+      labels=labels, logits=logits, name='cross_entropy_per_example')
+  tf.add_to_collection('losses', tf.reduce_mean(cross_entropies, axis=0, name='cross_entropy'))
   return tf.add_n(tf.get_collection('losses', scope), name='total_loss')
 
 
@@ -329,8 +298,8 @@ def gradient_descent(global_step, examples_per_step):
       learning_rate = tf.train.polynomial_decay(INITIAL_LEARNING_RATE, global_step, decay_steps,
                                                 end_learning_rate=0.0)
     else:
-      raise ValueError("LEARNING_RATE_SCHEDULE must be 'staircase' or 'linear', not %r."
-                       % LEARNING_RATE_SCHEDULE)
+      raise ValueError("LEARNING_RATE_SCHEDULE must be 'staircase' or 'linear', not "
+                       f'{LEARNING_RATE_SCHEDULE!r}.')
   tf.summary.scalar('learning_rate', learning_rate)
   if MOMENTUM:
     return tf.train.MomentumOptimizer(learning_rate, MOMENTUM, use_nesterov=True)
@@ -354,7 +323,6 @@ def apply_gradients(optimizer, gradients, global_step):
   # average sits closer to it: it is worth roughly three to five points until the rate falls.
   with tf.control_dependencies([update]), tf.name_scope('moving_averages'):
     step = global_step.read_value()
-    tf.add_to_collection(tf_setup.UPDATED % global_step.op.name, step)  # For `training_session`.
     averages = tf.train.ExponentialMovingAverage(MOVING_AVERAGE_DECAY, num_updates=step)
     updates = []
     for variable in tf.trainable_variables():
@@ -365,27 +333,16 @@ def apply_gradients(optimizer, gradients, global_step):
 
 
 def gradient_summaries(gradients):
-  """Adds histograms of the variables and of their gradients.
-
-  Args:
-    gradients: a list of (gradient, variable).
-  """
+  """Adds histograms of variables and their gradients, given as a list of (gradient, variable)."""
   for gradient, variable in gradients:
-    with tf.name_scope(variable.op.name + '/'):
-      summaries.histogram(variable.op.name + '/values', variable)
+    with tf.name_scope(f'{variable.op.name}/'):
+      summaries.histogram(f'{variable.op.name}/values', variable)
       if gradient is not None:
-        summaries.histogram(variable.op.name + '/gradients', gradient)
+        summaries.histogram(f'{variable.op.name}/gradients', gradient)
 
 
 def loss_summaries(losses):
-  """Adds each loss as a scalar, raw and smoothed.
-
-  Args:
-    losses: a list of float32 scalars.
-
-  Returns:
-    The op that smooths them, to be run in each step.
-  """
+  """Adds summaries of a list of scalars, raw and smoothed; returns the op that smooths them."""
   with tf.name_scope('losses'):
     values = tf.stack(losses, name='all')
     # In no collection: these averages belong to this process and not to the model, so no checkpoint
@@ -396,6 +353,11 @@ def loss_summaries(losses):
     update = averages.assign(_LOSS_DECAY * before + (1 - _LOSS_DECAY) * values)
     for value, average in zip(losses, tf.unstack(update)):
       name = _without_tower(value.op.name)
-      tf.summary.scalar(name + '/raw', value)
-      tf.summary.scalar(name + '/average', average)
+      tf.summary.scalar(f'{name}/raw', value)
+      tf.summary.scalar(f'{name}/average', average)
   return update.op
+
+
+if __name__ == '__main__':
+  raise SystemExit('cifar10.py is the model. To train it, run cifar10_train.py or '
+                   'cifar10_multi_gpu_train.py; then cifar10_eval.py and cifar10_predict.py.')

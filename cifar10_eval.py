@@ -4,23 +4,23 @@ With --run_once it evaluates the latest checkpoint and exits.
   python cifar10_eval.py
 """
 
-from cifar10_support import checkpoints
-from cifar10_support import console
-from cifar10_support import restore
-from cifar10_support import runs
-from cifar10_support import settings
-from cifar10_support import summaries
-from cifar10_support import tf_setup
-from cifar10_support.console import UserError
+from cifar10_support import tf_setup  # First: it imports TensorFlow without its chatter.
 
 import os
-import tempfile
 import time
 
 import numpy as np
 import tensorflow.compat.v1 as tf
 
 import cifar10
+import cifar10_input
+from cifar10_support import checkpoints
+from cifar10_support import console
+from cifar10_support import evaluation
+from cifar10_support import report
+from cifar10_support import runs
+from cifar10_support import settings
+from cifar10_support.console import UserError
 
 FLAGS = tf.app.flags.FLAGS
 
@@ -32,71 +32,59 @@ tf.app.flags.DEFINE_integer('eval_interval_secs', 300, 'Minimum seconds between 
 tf.app.flags.DEFINE_integer('num_examples', None, 'Maximum number of images to evaluate (default: '
                             'the size of the test set, 10000 for CIFAR-10).', lower_bound=1)
 tf.app.flags.DEFINE_boolean('run_once', False, 'Evaluate the latest checkpoint and exit.')
-for module in (restore, settings, cifar10):  # For --help.
-  tf.app.flags.adopt_module_key_flags(module)
+console.adopt_flags(evaluation, settings, cifar10)
 
 _POLL_SECS = 1  # Between two looks for a new checkpoint.
 
-_EVENTS_BYTES = 1 << 20  # More than the events of one evaluation, and the graph, take.
 
-
-def evaluate(data_set, directory, only=None, patience_secs=None):
+def evaluate(data_set=None, patience_secs=None):
   """Builds the graph and evaluates one checkpoint, or each new one until the last of the run.
 
   Args:
-    data_set: a `dataset.DataSet`, see `cifar10.maybe_download_and_extract`.
-    directory: path of the run's directory.
-    only: the `checkpoints.Checkpoint` to evaluate, or None to wait for those that training writes.
+    data_set: a `dataset.DataSet`, by default that of `cifar10.maybe_download_and_extract`.
     patience_secs: how long to wait for a new checkpoint, or None for ever.
 
   Raises:
     UserError: none came in that time, or something is wrong with it.
   """
-  with tf.Graph().as_default() as graph:
-    images, labels = cifar10.inputs(FLAGS.eval_data, data_set, one_pass=True,
-                                    multiview=FLAGS.multiview)
-    probabilities = cifar10.probabilities(images)
-    summary_op = tf.summary.merge_all()
-    restorer = restore.Restorer()
+  # Before anything is downloaded: is there something to evaluate, and a place for the results?
+  directory, path = evaluation.directory_and_path()
+  is_only = FLAGS.run_once or path
+  found = [evaluation.find_checkpoint()] if is_only else _new_checkpoints(directory, patience_secs)
+  runs.check_directory(FLAGS.eval_dir, 'eval_dir')
+  data_set = data_set or cifar10.maybe_download_and_extract()
 
-    _check_writable(FLAGS.eval_dir)
-    # Two evaluations that start in one second would share an event file.
-    with tf.summary.FileWriter(FLAGS.eval_dir, graph,
-                               filename_suffix='.%d' % time.time_ns()) as writer:
-      for checkpoint in [only] if only else _new_checkpoints(directory, patience_secs):
-        runs.check_classes(directory, runs.read(directory), data_set.classes)
-        with tf.Session(config=tf_setup.session_config()) as session, tf_setup.explained_errors(
-            'evaluate again'):
-          try:
-            restorer.restore(session, checkpoint)
-          except checkpoints.Damaged as error:  # Training has just deleted it.
-            if only:
-              raise
-            print('%s Waiting for the next one.' % error)
-            continue
-          answers, truth, summary = _evaluate_once(
-              session, probabilities, labels, summary_op,
-              min(FLAGS.num_examples or data_set.num_test, data_set.num_examples(FLAGS.eval_data)))
-        # tf.nn.in_top_k counts a tie as right: a network that gives all classes the same
-        # probability would get a perfect score.
-        precision = np.mean(answers.argmax(axis=1) == truth)
-        _check_writable(FLAGS.eval_dir)
-        if not os.listdir(FLAGS.eval_dir):  # Somebody has removed it, and the event file with it.
-          writer.close()
-          writer.reopen()
-        kind = _kind()
-        if not kind:  # The tags of these are the same for all kinds.
-          writer.add_summary(summary, checkpoint.step)
-        writer.add_summary(tf.Summary(value=[tf.Summary.Value(
-            tag='precision @ 1' + kind, simple_value=precision)]), checkpoint.step)
-        writer.add_summary(summaries.evaluation(
-            truth, answers, data_set.classes,
-            lambda indices: data_set.read_images(FLAGS.eval_data, indices), kind), checkpoint.step)
-        writer.flush()
-        console.log('precision @ 1 = %.3f' % precision)
-        run = runs.read(directory)  # Again: it may have been resumed in the meantime.
-        if run and checkpoint.step and checkpoint.step >= run['flags']['max_steps']:
-          break
+  with tf.Graph().as_default():
+    crop = cifar10_input.ten_crops if FLAGS.multiview else cifar10_input.central_crop
+    images, labels = cifar10.inputs(FLAGS.eval_data, data_set, one_pass=True, crop=crop)
+    fetches = [cifar10.probabilities(images), labels]
+    summary_op = tf.summary.merge_all()
+
+    for checkpoint in found:
+      runs.check_classes(directory, runs.read(directory), data_set.classes)
+      try:
+        probabilities, truth, summary = _evaluate_once(checkpoint, fetches, summary_op, data_set)
+      except checkpoints.Damaged as error:  # Training has just deleted it.
+        if is_only:
+          raise
+        print(f'{error} Waiting for the next one.')
+        continue
+      # tf.nn.in_top_k counts a tie as right: a network that gives all classes the same probability
+      # would get a perfect score.
+      precision = np.mean(probabilities.argmax(axis=1) == truth)
+      console.log(f'precision @ 1 = {precision:.3f}')
+      run = runs.read(directory)  # Again: it may have been resumed in the meantime.
+      is_last = is_only or (run and checkpoint.step
+                            and checkpoint.step >= run['flags']['max_steps'])
+      step = 'An unknown step' if checkpoint.step is None else f'Step {checkpoint.step}'
+      part = 'test' if FLAGS.eval_data == 'test' else 'training'
+      print(f'{step} of {directory}, {len(truth)} {part} images.'
+            + ('' if is_last else ' Waiting for the next checkpoint.'))
+      _write_events(checkpoint, data_set, precision, probabilities, truth, summary)
+      if is_last:
+        print(f'{FLAGS.eval_dir} has the curves, the confusion matrix and the mistakes: '
+              f'tensorboard --logdir {FLAGS.eval_dir}')
+        break
 
 
 def _new_checkpoints(directory, patience_secs):
@@ -112,7 +100,7 @@ def _new_checkpoints(directory, patience_secs):
         checkpoint = checkpoints.read(path)
       except checkpoints.Damaged as error:
         if path != damaged:
-          print('%s Waiting for the next one.' % error)
+          print(f'{error} Waiting for the next one.')
         damaged = path
       else:
         last = path
@@ -121,55 +109,69 @@ def _new_checkpoints(directory, patience_secs):
         since = time.monotonic()
         continue
     if patience_secs is not None and time.monotonic() - since > patience_secs:
-      raise UserError('No new checkpoint in %s for %d seconds: check that training is still '
-                      'running.' % (directory, patience_secs))
+      raise UserError(f'No new checkpoint in {directory} for {patience_secs} seconds: check that '
+                      'training is still running.')
     if not (last or damaged or is_told):
-      print('No checkpoint in %s yet: waiting for one.' % directory)
+      print(f'No checkpoint in {directory} yet: waiting for one.')
       is_told = True
     time.sleep(_POLL_SECS)
 
 
-def _evaluate_once(session, probabilities, labels, summary_op, num_examples):
-  """Runs through the input once, or up to the number of images asked for.
-
-  Args:
-    session: a session with the variables restored.
-    probabilities: floats of shape [None, 10], see `cifar10.probabilities`.
-    labels: integers of shape [None].
-    summary_op: the merged summaries; they are taken from the first batch.
-    num_examples: how many images to evaluate.
+def _evaluate_once(checkpoint, fetches, summary_op, data_set):
+  """Restores a checkpoint and runs through the input once, or up to --num_examples.
 
   Returns:
     The probabilities and the labels of the images, in the order of the files, and the serialised
-    summary.
+    summary of the first batch.
   """
-  coordinator = tf.train.Coordinator()
-  threads = tf.train.start_queue_runners(session, coordinator)
-  try:
-    *batch, summary = session.run([probabilities, labels, summary_op])
-    batches, done = [batch], len(batch[1])
-    with console.Progress('Evaluating', num_examples, 'images') as progress:
-      while done < num_examples:
-        progress.update(done)
-        batches.append(session.run([probabilities, labels]))
-        done += len(batches[-1][1])
-  finally:
-    coordinator.request_stop()
-    coordinator.join(threads)
-  answers, truth = (np.concatenate(parts)[:num_examples] for parts in zip(*batches))
-  return answers, truth, summary
+  num_examples = min(FLAGS.num_examples or data_set.num_test,
+                     data_set.num_examples(FLAGS.eval_data))
+  with tf.Session(config=tf_setup.session_config()) as session, tf_setup.explained_errors(
+      'evaluate again'):
+    evaluation.restore(session, checkpoint)
+    coordinator = tf.train.Coordinator()
+    threads = tf.train.start_queue_runners(session, coordinator)
+    try:
+      batch, summary = session.run([fetches, summary_op])
+      batches, done = [batch], len(batch[1])
+      with console.progress('Evaluating', num_examples, 'images', initial=done) as progress:
+        while done < num_examples:
+          batches.append(session.run(fetches))
+          done += len(batches[-1][1])
+          progress.update(len(batches[-1][1]))
+    finally:
+      coordinator.request_stop()
+      coordinator.join(threads)
+  probabilities, labels = (np.concatenate(parts)[:num_examples] for parts in zip(*batches))
+  return probabilities, labels, summary
 
 
-def _check_writable(eval_dir):
-  """Makes the directory and tries it out: the event writer would only log that it cannot write."""
+def _write_events(checkpoint, data_set, precision, probabilities, labels, summary):
+  """Writes all that TensorBoard shows of an evaluation: an event file of its own for each.
+
+  If it cannot be written, `tf.io.TFRecordWriter` raises; a `FileWriter` would only log that.
+  """
+  kind = _kind()
+  values = report.summary(labels, probabilities, data_set.classes,
+                          lambda indices: data_set.read_images(FLAGS.eval_data, indices), kind)
+  values.value.add(tag=f'precision @ 1{kind}', simple_value=precision)
+  if not kind:  # The tags of these are the same for all kinds.
+    values.MergeFromString(summary)
+  graph_def = tf.get_default_graph().as_graph_def(add_shapes=True).SerializeToString()
+  path = os.path.join(FLAGS.eval_dir, f'events.out.tfevents.{time.time_ns()}')
   try:
-    os.makedirs(eval_dir, exist_ok=True)
-    with tempfile.TemporaryFile(dir=eval_dir) as probe:
-      probe.write(bytes(_EVENTS_BYTES))
-      probe.flush()
-  except OSError as error:
-    raise UserError('Cannot write to %s (%s): name another directory with --eval_dir.'
-                    % (eval_dir, error.strerror)) from error
+    os.makedirs(FLAGS.eval_dir, exist_ok=True)
+    with tf.io.TFRecordWriter(path) as out:
+      for event in (tf.Event(file_version='brain.Event:2'), tf.Event(graph_def=graph_def),
+                    tf.Event(wall_time=time.time(), step=checkpoint.step, summary=values)):
+        out.write(event.SerializeToString())
+    runs.record_evaluation(FLAGS.eval_dir, os.path.dirname(checkpoint.path))
+  except (OSError, tf.errors.OpError) as error:
+    path_and_reason = tf_setup.file_error(error)
+    if not path_and_reason:
+      raise
+    raise UserError(f'Cannot write to {FLAGS.eval_dir} ({path_and_reason[1]}): name another '
+                    'directory with --eval_dir.') from error
 
 
 def _kind():
@@ -182,11 +184,7 @@ def _kind():
 def main(argv=None, patience_secs=None):
   """Evaluates, see `evaluate`; `argv` is what `tf.app.run` would pass, and is not used."""
   with settings.from_flags(cifar10):
-    # Before anything is downloaded: is there something to evaluate, and a place for the results?
-    directory, path = restore.directory_and_path()
-    only = restore.checkpoint() if FLAGS.run_once or path else None
-    runs.check_directory(FLAGS.eval_dir, 'eval_dir')
-    evaluate(cifar10.maybe_download_and_extract(), directory, only, patience_secs)
+    evaluate(patience_secs=patience_secs)
 
 
 if __name__ == '__main__':

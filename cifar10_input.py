@@ -9,10 +9,14 @@ pipeline for evaluation has neither the shuffling nor the distortions. All of it
 even where there is a GPU, which has better things to do; training stages its batches there.
 """
 
-from cifar10_support import dataset  # First, because it imports TensorFlow quietly.
-from cifar10_support import tf_setup
+from cifar10_support import tf_setup  # First: it imports TensorFlow without its chatter.
+
+import types
 
 import tensorflow.compat.v1 as tf
+
+from cifar10_support import dataset
+from cifar10_support.console import UserError
 
 # Pixels on a side of what the network sees: a crop of the 32x32 in the files.
 IMAGE_SIZE = 24
@@ -36,49 +40,7 @@ _MAX_BRIGHTNESS_DELTA = 63
 _MIN_CONTRAST, _MAX_CONTRAST = 0.2, 1.8
 
 
-def distorted_inputs(data_dir, batch_size):
-  """Adds the pipeline for training, see `training_batches`.
-
-  Args:
-    data_dir: path of the folder that holds the `.bin` files.
-    batch_size: number of images in a batch.
-
-  Returns:
-    images: float32 of shape [batch_size, 24, 24, 3].
-    labels: int32 of shape [batch_size], 0..9.
-
-  Raises:
-    ValueError: a file is missing or damaged.
-  """
-  data_set = dataset.find(data_dir, NUM_CLASSES, ['train_eval'])
-  return training_batches(data_set.train_files, batch_size)
-
-
-def inputs(eval_data, data_dir, batch_size):
-  """Adds the pipeline for evaluation, see `evaluation_batches`: full batches, for ever.
-
-  Args:
-    eval_data: 'test' (or true) for the test images, 'train_eval' (or false) for those of training.
-    data_dir: path of the folder that holds the `.bin` files.
-    batch_size: number of images in a batch.
-
-  Returns:
-    images: float32 of shape [batch_size, 24, 24, 3].
-    labels: int32 of shape [batch_size], 0..9.
-
-  Raises:
-    ValueError: a file is missing or damaged, or `eval_data` is something else.
-  """
-  part = part_of(eval_data)
-  return evaluation_batches(dataset.find(data_dir, NUM_CLASSES, [part]).files(part), batch_size)
-
-
-def part_of(eval_data):
-  """Returns 'test' or 'train_eval', for which the original also took true and false."""
-  part = {True: 'test', False: 'train_eval'}.get(eval_data, eval_data)
-  if part not in ('test', 'train_eval'):
-    raise ValueError("eval_data must be 'test' or 'train_eval', not %r." % eval_data)
-  return part
+# From files to batches.
 
 
 def training_batches(files, batch_size, min_queue_examples=None, distortion_strength=1.0):
@@ -101,8 +63,8 @@ def training_batches(files, batch_size, min_queue_examples=None, distortion_stre
     filename_queue = tf.train.string_input_producer(files)
     images, labels = _read_many(filename_queue)
 
-    print('Filling queue with %d CIFAR images before starting to train. '
-          'This will take about a second.' % min_queue_examples)
+    print(f'Filling queue with {min_queue_examples} CIFAR images before starting to train. '
+          'This will take about a second.')
     images, labels = tf.train.shuffle_batch(
         [images, labels], batch_size, enqueue_many=True, num_threads=16,
         capacity=min_queue_examples + 3 * batch_size, min_after_dequeue=min_queue_examples)
@@ -114,42 +76,8 @@ def training_batches(files, batch_size, min_queue_examples=None, distortion_stre
     return images, labels
 
 
-def read_cifar10(filename_queue):
-  """Adds a reader of one record per run.
-
-  To read in parallel, call this several times: each reader works on a file of its own.
-
-  Args:
-    filename_queue: a queue of strings, the paths of files in CIFAR-10's binary format.
-
-  Returns:
-    An object with the fields
-      height, width, depth: 32, 32 and 3.
-      key: a string, `file:record`, the record counted from 0.
-      label: int32 of shape [1], 0..9.
-      uint8image: uint8 of shape [32, 32, 3].
-  """
-  class CIFAR10Record(object):
-    height = dataset.IMAGE_SIZE
-    width = dataset.IMAGE_SIZE
-    depth = dataset.IMAGE_DEPTH
-
-  record = CIFAR10Record()
-  reader = tf.FixedLengthRecordReader(dataset.RECORD_BYTES)
-  record.key, value = reader.read(filename_queue)
-  images, record.label = _decode(tf.expand_dims(value, 0))
-  record.label.set_shape([1])
-  record.uint8image = images[0]
-  return record
-
-
 def _read_many(filename_queue):
-  """Adds a reader of up to `_RECORDS_PER_READ` records a run, in the order of the files.
-
-  Returns:
-    images: uint8 of shape [n, 32, 32, 3].
-    labels: int32 of shape [n].
-  """
+  """Adds a reader of up to `_RECORDS_PER_READ` records a run, in the order of the files."""
   with tf.name_scope('read'):
     reader = tf.FixedLengthRecordReader(dataset.RECORD_BYTES)
     _, values = reader.read_up_to(filename_queue, _RECORDS_PER_READ)
@@ -157,7 +85,12 @@ def _read_many(filename_queue):
 
 
 def _decode(values):
-  """Decodes records, strings of shape [n], into images [n, 32, 32, 3] and labels [n]."""
+  """Decodes records, strings of shape [n].
+
+  Returns:
+    images: uint8 of shape [n, 32, 32, 3].
+    labels: int32 of shape [n].
+  """
   size, depth = dataset.IMAGE_SIZE, dataset.IMAGE_DEPTH
   records = tf.reshape(tf.decode_raw(values, tf.uint8), [-1, dataset.RECORD_BYTES])
   labels = tf.cast(records[:, 0], tf.int32)
@@ -182,12 +115,12 @@ def distort(images, strength=1.0):
     float32 of shape [n, 24, 24, 3]; each image has mean 0 and standard deviation 1.
   """
   with tf.name_scope('distort'):
-    n = tf.shape(images)[0]
-    _, height, width, depth = images.shape.as_list()
+    n, depth = tf.shape(images)[0], images.shape[-1]
+    bottom, right = _margins(images)
 
     # Which rows and columns to take of each image, of shape [n, 24]. A flip is columns backwards.
-    top = _random_offsets(n, height - IMAGE_SIZE, strength)
-    left = _random_offsets(n, width - IMAGE_SIZE, strength)
+    top = _random_offsets(n, bottom, strength)
+    left = _random_offsets(n, right, strength)
     flip = tf.random_uniform([n], 0, 2, tf.int32) > 0
     rows = top + tf.range(IMAGE_SIZE)
     columns = left + tf.range(IMAGE_SIZE)
@@ -207,6 +140,15 @@ def distort(images, strength=1.0):
     return tf.image.per_image_standardization(adjusted)
 
 
+def _margins(images):
+  """Returns how many rows and columns the images have beyond a crop of IMAGE_SIZE."""
+  _, height, width, _ = images.shape.as_list()
+  if min(height, width) < IMAGE_SIZE:
+    raise UserError(f'IMAGE_SIZE in cifar10_input.py is {IMAGE_SIZE}, but the images are '
+                    f'{height}x{width}: a crop cannot be larger than they are.')
+  return height - IMAGE_SIZE, width - IMAGE_SIZE
+
+
 def _random_offsets(n, margin, strength):
   """Adds `n` random integers around margin // 2, from 0 to `margin` at full strength."""
   centre = margin // 2
@@ -216,15 +158,7 @@ def _random_offsets(n, margin, strength):
 
 
 def prefetch_queue(images, labels, capacity):
-  """Adds a queue of whole batches.
-
-  Args:
-    images, labels: tensors that are the next batch each time they are run.
-    capacity: number of batches that the queue holds.
-
-  Returns:
-    A `tf.QueueBase` that dequeues (images, labels).
-  """
+  """Adds a `tf.QueueBase` of up to `capacity` batches, which `images` and `labels` compute."""
   queue = tf.FIFOQueue(capacity, [images.dtype, labels.dtype], [images.shape, labels.shape],
                        name='prefetch')
   # Two threads: one waits for its batch while the other works on it.
@@ -258,7 +192,36 @@ def stage(images, labels):
     return staged
 
 
-def evaluation_batches(files, batch_size, one_pass=False, multiview=False):
+def central_crop(images):
+  """Adds what evaluation does in place of the distortions.
+
+  Args:
+    images: uint8 of shape [n, height, width, 3], n may be unknown.
+
+  Returns:
+    float32 of shape [n, 24, 24, 3]: the central crops, each with mean 0 and standard deviation 1.
+  """
+  with tf.name_scope('central_crop'):
+    _margins(images)
+    crops = tf.image.resize_with_crop_or_pad(images, IMAGE_SIZE, IMAGE_SIZE)
+    return tf.image.per_image_standardization(tf.cast(crops, tf.float32))
+
+
+def ten_crops(images):
+  """Adds the crops of 10-crop evaluation: the centre, the four corners, and their horizontal flips.
+
+  `images` is as for `central_crop`, whose result is the first of the ten: float32 of shape
+  [n, 10, 24, 24, 3]. Source: the option --multiview-test of Krizhevsky's cuda-convnet.
+  """
+  with tf.name_scope('ten_crops'):
+    bottom, right = _margins(images)
+    corners = [(bottom // 2, right // 2), (0, 0), (0, right), (bottom, 0), (bottom, right)]
+    crops = [images[:, top:top + IMAGE_SIZE, left:left + IMAGE_SIZE] for top, left in corners]
+    flipped = [crop[:, :, ::-1] for crop in crops]
+    return tf.image.per_image_standardization(tf.cast(tf.stack(crops + flipped, 1), tf.float32))
+
+
+def evaluation_batches(files, batch_size, one_pass=False, crop=central_crop):
   """Adds the pipeline for evaluation: no distortions, in the order of the files.
 
   Args:
@@ -267,11 +230,10 @@ def evaluation_batches(files, batch_size, one_pass=False, multiview=False):
     one_pass: false for full batches that go through the files again and again. True for every image
       exactly once: the last batch has what is left, and after it comes a
       `tf.errors.OutOfRangeError`.
-    multiview: whether each image comes as ten crops.
+    crop: `central_crop` or `ten_crops`.
 
   Returns:
-    images: float32 of shape [batch_size, 24, 24, 3], see `central_crop`, or with `multiview`
-      [batch_size, 10, 24, 24, 3], see `ten_crops`.
+    images: float32 of shape [batch_size, 24, 24, 3], or [batch_size, 10, 24, 24, 3].
     labels: int32 of shape [batch_size], 0..9.
     With `one_pass` the first dimension is unknown.
   """
@@ -281,12 +243,12 @@ def evaluation_batches(files, batch_size, one_pass=False, multiview=False):
     else:
       filename_queue = tf.train.string_input_producer(files, shuffle=False)
     images, labels = _read_many(filename_queue)
-    images = ten_crops(images) if multiview else central_crop(images)
+    images = crop(images)
     # A single thread, which keeps the order.
     images, labels = tf.train.batch([images, labels], batch_size, enqueue_many=True,
                                     capacity=batch_size + 4 * _RECORDS_PER_READ,
                                     allow_smaller_final_batch=one_pass)
-    tf.summary.image('images', images[:, 0] if multiview else images)
+    tf.summary.image('images', images if crop is central_crop else images[:, 0])
     return images, labels
 
 
@@ -305,36 +267,51 @@ def _one_pass_queue(strings):
   return queue
 
 
-def central_crop(images):
-  """Adds what evaluation does in place of the distortions.
+# The original's interface. Nothing above needs it.
+
+
+def read_cifar10(filename_queue):
+  """Adds a reader of one record per run.
+
+  To read in parallel, call this several times: each reader works on a file of its own.
 
   Args:
-    images: uint8 of shape [n, height, width, 3], n may be unknown.
+    filename_queue: a queue of strings, the paths of files in CIFAR-10's binary format.
 
   Returns:
-    float32 of shape [n, 24, 24, 3]: the central crops, each with mean 0 and standard deviation 1.
+    An object with the fields
+      height, width, depth: 32, 32 and 3.
+      key: a string, `file:record`, the record counted from 0.
+      label: int32 of shape [1], 0..9.
+      uint8image: uint8 of shape [32, 32, 3].
   """
-  with tf.name_scope('central_crop'):
-    crops = tf.image.resize_with_crop_or_pad(images, IMAGE_SIZE, IMAGE_SIZE)
-    return tf.image.per_image_standardization(tf.cast(crops, tf.float32))
+  reader = tf.FixedLengthRecordReader(dataset.RECORD_BYTES)
+  key, value = reader.read(filename_queue)
+  images, label = _decode(tf.expand_dims(value, 0))
+  label.set_shape([1])
+  return types.SimpleNamespace(height=dataset.IMAGE_SIZE, width=dataset.IMAGE_SIZE,
+                               depth=dataset.IMAGE_DEPTH, key=key, label=label,
+                               uint8image=images[0])
 
 
-def ten_crops(images):
-  """Adds the crops of 10-crop evaluation: the centre, the four corners, and their horizontal flips.
+def distorted_inputs(data_dir, batch_size):
+  """Adds `training_batches` of the `.bin` files in a folder; a `ValueError` if one is damaged."""
+  data_set = dataset.find(data_dir, NUM_CLASSES, ['train_eval'])
+  return training_batches(data_set.train_files, batch_size)
 
-  Source: the option --multiview-test of Krizhevsky's cuda-convnet.
 
-  Args:
-    images: uint8 of shape [n, height, width, 3], n may be unknown.
+def inputs(eval_data, data_dir, batch_size):
+  """Adds `evaluation_batches` of the `.bin` files in a folder: full batches, round and round.
 
-  Returns:
-    float32 of shape [n, 10, 24, 24, 3]: each crop with mean 0 and standard deviation 1. The first
-    is what `central_crop` adds.
+  A `ValueError` if a file is missing or damaged. `eval_data` says of which part, see `part_of`.
   """
-  with tf.name_scope('ten_crops'):
-    _, height, width, _ = images.shape.as_list()
-    bottom, right = height - IMAGE_SIZE, width - IMAGE_SIZE
-    corners = [(bottom // 2, right // 2), (0, 0), (0, right), (bottom, 0), (bottom, right)]
-    crops = [images[:, top:top + IMAGE_SIZE, left:left + IMAGE_SIZE] for top, left in corners]
-    flipped = [crop[:, :, ::-1] for crop in crops]
-    return tf.image.per_image_standardization(tf.cast(tf.stack(crops + flipped, 1), tf.float32))
+  part = part_of(eval_data)
+  return evaluation_batches(dataset.find(data_dir, NUM_CLASSES, [part]).files(part), batch_size)
+
+
+def part_of(eval_data):
+  """Returns 'test' or 'train_eval', for which the original also took true and false."""
+  part = {True: 'test', False: 'train_eval'}.get(eval_data, eval_data)
+  if part not in ('test', 'train_eval'):
+    raise ValueError(f"eval_data must be 'test' or 'train_eval', not {eval_data!r}.")
+  return part

@@ -9,31 +9,31 @@ batches of n images compute what one device does with N * n. So the checkpoints 
 cifar10_train.py, and each script resumes the other's runs.
 """
 
-from cifar10_support import console
-from cifar10_support import session as training
-from cifar10_support import settings
-from cifar10_support import tf_setup
+from cifar10_support import tf_setup  # First: it imports TensorFlow without its chatter.
 
 import tensorflow.compat.v1 as tf
 
 import cifar10
 import cifar10_input
+from cifar10_support import console
+from cifar10_support import settings
+from cifar10_support import training
 
 FLAGS = tf.app.flags.FLAGS
 
 tf.app.flags.DEFINE_integer('num_gpus', 1, 'Number of towers, one per GPU. Each takes its '
-                            'own batch of --batch_size images.',
-                            lower_bound=1)
-tf.app.flags.adopt_module_key_flags(training)  # For --help.
-tf.app.flags.adopt_module_key_flags(cifar10)
+                            'own batch of --batch_size images.', lower_bound=1)
+console.adopt_flags(training, cifar10)
 
 
-def train(data_set):
+def train(data_set=None):
   """Builds the graph and trains for --max_steps.
 
   Args:
-    data_set: a `dataset.DataSet`, see `cifar10.maybe_download_and_extract`.
+    data_set: a `dataset.DataSet`, by default that of `cifar10.maybe_download_and_extract`.
   """
+  training.check_train_dir()  # Before anything is downloaded for it.
+  data_set = data_set or cifar10.maybe_download_and_extract()
   with tf.Graph().as_default(), tf.device('/cpu:0'):
     global_step = tf.train.get_or_create_global_step()
 
@@ -43,8 +43,8 @@ def train(data_set):
     batches = [queue.dequeue() for _ in range(FLAGS.num_gpus)]
     loss, train_op = train_towers(batches, global_step)
 
-    with training.training_session(loss, FLAGS.num_gpus * FLAGS.batch_size, data_set.classes,
-                                   num_cpus=FLAGS.num_gpus) as session:
+    with training.training_session(train_op, loss, FLAGS.num_gpus * FLAGS.batch_size,
+                                   data_set.classes, num_cpus=FLAGS.num_gpus) as session:
       while not session.should_stop():
         session.run(train_op)
 
@@ -69,7 +69,7 @@ def train_towers(batches, global_step):
     # The first tower makes the variables, the others share them.
     with tf.variable_scope(tf.get_variable_scope(), reuse=i > 0,
                            custom_getter=read_once), tf.device(device):
-      with tf.name_scope('%s_%d' % (cifar10.TOWER_NAME, i)) as scope:
+      with tf.name_scope(f'{cifar10.TOWER_NAME}_{i}') as scope:
         so_far = len(summaries)
         losses.append(tower_loss(scope, *cifar10_input.stage(images, labels)))
         gradients.append(optimizer.compute_gradients(losses[i]))
@@ -80,7 +80,7 @@ def train_towers(batches, global_step):
   averages = average_gradients(gradients)
   cifar10.gradient_summaries(averages)
   update = cifar10.apply_gradients(optimizer, averages, global_step)
-  first_losses = tf.get_collection('losses', cifar10.TOWER_NAME + '_0/') + losses[:1]
+  first_losses = tf.get_collection('losses', f'{cifar10.TOWER_NAME}_0/') + losses[:1]
   smooth = cifar10.loss_summaries(first_losses)
   return loss, tf.group(update, smooth, *tf.get_collection(tf_setup.STAGING), name='train')
 
@@ -122,8 +122,7 @@ def main(argv=None):
   """Trains; `argv` is what `tf.app.run` would pass, and is not used."""
   tf_setup.check_single_machine()
   with settings.from_flags(cifar10):
-    training.checked_train_dir()  # Before anything is downloaded for it.
-    train(cifar10.maybe_download_and_extract())
+    train()
 
 
 if __name__ == '__main__':

@@ -4,15 +4,7 @@ With --export_dir it writes the network as a SavedModel, which takes PNG, JPEG, 
   python cifar10_predict.py picture.png another.jpg
 """
 
-from cifar10_support import console
-from cifar10_support import dataset
-from cifar10_support import files
-from cifar10_support import pictures
-from cifar10_support import restore
-from cifar10_support import runs
-from cifar10_support import settings
-from cifar10_support import tf_setup
-from cifar10_support.console import UserError
+from cifar10_support import tf_setup  # First: it imports TensorFlow without its chatter.
 
 import contextlib
 import json
@@ -24,13 +16,21 @@ import tensorflow.compat.v1 as tf
 
 import cifar10
 import cifar10_input
+from cifar10_support import console
+from cifar10_support import dataset
+from cifar10_support import evaluation
+from cifar10_support import files
+from cifar10_support import pictures
+from cifar10_support import runs
+from cifar10_support import settings
+from cifar10_support.console import UserError
 
 FLAGS = tf.app.flags.FLAGS
 
 tf.app.flags.DEFINE_boolean('json', False, 'Print JSON, for programs: a list with an object for '
                             'each picture.')
 console.DEFINE_path('export_dir', '', 'Directory to create for the SavedModel.')
-tf.app.flags.adopt_module_key_flags(restore)  # For --help.
+console.adopt_flags(evaluation)
 for name in ('synthetic', 'mixed_precision'):
   tf.app.flags.declare_key_flag(name)
 
@@ -46,33 +46,29 @@ def predict(paths):
     pictures that could not be read.
   """
   _check_export_dir()
-  directory, _ = restore.directory_and_path()
-  checkpoint = restore.checkpoint()
+  directory, _ = evaluation.directory_and_path()
+  checkpoint = evaluation.find_checkpoint()
   run = runs.read(directory)
   classes = run['classes'] if run else dataset.default_classes(cifar10.NUM_CLASSES)
 
   with tf.Graph().as_default():
-    # The input of a SavedModel. Below, already decoded images are fed instead.
     contents = tf.placeholder(tf.string, [None], name='pictures')
     images = pictures.decode(contents)
     crops = (cifar10_input.ten_crops if FLAGS.multiview else cifar10_input.central_crop)(images)
     probabilities = cifar10.probabilities(crops)
-    restorer = restore.Restorer()
     with tf.Session(config=tf_setup.session_config()) as session, tf_setup.explained_errors(
         'run the same command again', 'close other programs that use it'):
-      restorer.restore(session, checkpoint)
+      evaluation.restore(session, checkpoint)
       if FLAGS.export_dir:
         _export(session, contents, probabilities, classes)
       predictions = []
-      with console.Progress('Classifying', len(paths), 'pictures') as progress:
-        for i, path in enumerate(paths):
-          progress.update(i)
-          try:
-            [values] = session.run(probabilities, {images: [pictures.load(path)]})
-          except UserError as error:
-            console.complain(error)
-          else:
-            predictions.append((path, sorted(zip(values.tolist(), classes), reverse=True)))
+      for path in console.progress('Classifying', len(paths), 'pictures', iterable=paths):
+        try:
+          [values] = session.run(probabilities, {contents: [pictures.load(path)]})
+        except UserError as error:
+          console.complain(error)
+        else:
+          predictions.append((path, sorted(zip(values.tolist(), classes), reverse=True)))
   return predictions
 
 
@@ -81,8 +77,8 @@ def _check_export_dir():
   if FLAGS.export_dir:
     runs.check_directory(FLAGS.export_dir, 'export_dir')
     if os.path.exists(FLAGS.export_dir):
-      raise UserError('%s exists already: name a directory to make with --export_dir.'
-                      % FLAGS.export_dir)
+      raise UserError(f'{FLAGS.export_dir} exists already: name a directory to make with '
+                      '--export_dir.')
 
 
 def _export(session, contents, probabilities, classes):
@@ -104,8 +100,8 @@ def _export(session, contents, probabilities, classes):
     path_and_reason = tf_setup.file_error(error)
     if not path_and_reason:
       raise
-    raise UserError('Cannot write to %s (%s): name another directory with --export_dir.'
-                    % (FLAGS.export_dir, path_and_reason[1])) from error
+    raise UserError(f'Cannot write to {FLAGS.export_dir} ({path_and_reason[1]}): name another '
+                    'directory with --export_dir.') from error
 
 
 def _print_json(predictions):
@@ -120,11 +116,11 @@ def _print_table(predictions, in_full):
   for path, ranking in predictions:
     if in_full:
       for probability, name in ranking:
-        print('%-20s %5.1f %%' % (name, 100 * probability))
+        print(f'{name:20} {100 * probability:5.1f} %')
     else:
-      best = ', '.join('%s %.0f %%' % (name, 100 * probability)
+      best = ', '.join(f'{name} {100 * probability:.0f} %'
                        for probability, name in ranking[:3])
-      print('%-*s  %s' % (width, path, best))
+      print(f'{path:{width}}  {best}')
 
 
 def main(paths):

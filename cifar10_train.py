@@ -5,28 +5,29 @@
 cifar10_eval.py measures what it has learned, while it trains or afterwards.
 """
 
-from cifar10_support import console
-from cifar10_support import session as training
-from cifar10_support import settings
-from cifar10_support import tf_setup
+from cifar10_support import tf_setup  # First: it imports TensorFlow without its chatter.
 
 import tensorflow.compat.v1 as tf
 
 import cifar10
 import cifar10_input
+from cifar10_support import console
+from cifar10_support import settings
+from cifar10_support import training
 
 FLAGS = tf.app.flags.FLAGS
 
-tf.app.flags.adopt_module_key_flags(training)  # For --help.
-tf.app.flags.adopt_module_key_flags(cifar10)
+console.adopt_flags(training, cifar10)
 
 
-def train(data_set):
+def train(data_set=None):
   """Builds the graph and trains for --max_steps.
 
   Args:
-    data_set: a `dataset.DataSet`, see `cifar10.maybe_download_and_extract`.
+    data_set: a `dataset.DataSet`, by default that of `cifar10.maybe_download_and_extract`.
   """
+  training.check_train_dir()  # Before anything is downloaded for it.
+  data_set = data_set or cifar10.maybe_download_and_extract()
   with tf.Graph().as_default():
     global_step = tf.train.get_or_create_global_step()
 
@@ -37,7 +38,8 @@ def train(data_set):
       loss = cifar10.loss(logits, labels)
       train_op = cifar10.train(loss, global_step)
 
-    with training.training_session(loss, FLAGS.batch_size, data_set.classes) as session:
+    with training.training_session(train_op, loss, FLAGS.batch_size,
+                                   data_set.classes) as session:
       while not session.should_stop():
         session.run(train_op)
 
@@ -46,8 +48,7 @@ def main(argv=None):
   """Trains; `argv` is what `tf.app.run` would pass, and is not used."""
   tf_setup.check_single_machine()
   with settings.from_flags(cifar10):
-    training.checked_train_dir()  # Before anything is downloaded for it.
-    train(cifar10.maybe_download_and_extract())
+    train()
 
 
 if __name__ == '__main__':

@@ -12,13 +12,10 @@ import io
 import os
 import sys
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-sys.path.insert(0, ROOT)
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
 
-import plot_curves  # noqa: E402, which imports TensorFlow quietly
-
-import numpy as np  # noqa: E402
-from PIL import Image, ImageDraw, ImageFont  # noqa: E402
+import plot_curves
 
 TAG = 'conv1/filters/image'
 FRAMES = 36  # At most: neighbours that would show the same picture become one.
@@ -58,7 +55,7 @@ def frame(png, step):
   width, height = (MAGNIFICATION * side for side in filters.size)
   picture = Image.new('RGB', [width, height + STRIP], (32, 32, 32))
   picture.paste(filters.convert('RGB').resize([width, height], Image.Resampling.NEAREST))
-  ImageDraw.Draw(picture).text([width / 2, height + STRIP / 2], 'step {:,}'.format(step), 'white',
+  ImageDraw.Draw(picture).text([width / 2, height + STRIP / 2], f'step {step:,}', 'white',
                                ImageFont.load_default(STRIP * 0.6), 'mm')
   # With as many again for the letters.
   return picture.quantize(2 * COLOURS, dither=Image.Dither.NONE)
@@ -74,17 +71,16 @@ def main():
   directory = os.path.join(arguments.run, 'train')
   pictures = read_pictures(directory)
   if not pictures:
-    sys.exit('There are no pictures of filters in %s: name the directory of a run.' % directory)
+    sys.exit(f'There are no pictures of filters in {directory}: name the directory of a run.')
   steps = choose(list(pictures))
   first, *others = [frame(pictures[step], step) for step in steps]
   try:
     first.save(arguments.out, 'GIF', save_all=True, append_images=others, loop=0,
                duration=[MILLISECONDS] * len(others) + [LAST_MILLISECONDS])
   except OSError as error:
-    sys.exit('Cannot write %s: %s' % (arguments.out, error))
-  print('%s: %d of %d pictures, steps %d to %d, %d kB' % (
-      arguments.out, len(steps), len(pictures), steps[0], steps[-1],
-      os.path.getsize(arguments.out) / 1000))
+    sys.exit(f'Cannot write {arguments.out}: {error}')
+  print(f'{arguments.out}: {len(steps)} of {len(pictures)} pictures, steps {steps[0]} to '
+        f'{steps[-1]}, {os.path.getsize(arguments.out) / 1000:.0f} kB')
 
 
 if __name__ == '__main__':

@@ -8,17 +8,15 @@ copy like the run itself. New points are merged into an existing copy, so that a
 another machine.
 """
 
+import plot_curves  # First: it imports TensorFlow without its chatter.
+
 import argparse
 import glob
 import os
 import sys
 import tempfile
 
-sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-
-import plot_curves  # noqa: E402, which imports TensorFlow quietly
-
-import tensorflow.compat.v1 as tf  # noqa: E402
+import tensorflow.compat.v1 as tf
 
 # A single name, so that keeping a run twice does not list it twice.
 NAME = 'events.out.tfevents.0000000000.curves'
@@ -56,12 +54,12 @@ def main():
   parser.add_argument('copy', help='directory of the copy, made if it does not exist')
   arguments = parser.parse_args()
   if not glob.glob(os.path.join(glob.escape(arguments.run), 'train', 'events.out.tfevents.*')):
-    sys.exit('There are no event files in %s.' % os.path.join(arguments.run, 'train'))
+    sys.exit(f"There are no event files in {os.path.join(arguments.run, 'train')}.")
   for part in ('train', 'eval'):
     try:
       keep(os.path.join(arguments.run, part), os.path.join(arguments.copy, part))
     except (OSError, tf.errors.OpError) as error:
-      sys.exit('Cannot write the copy: %s' % error)
+      sys.exit(f'Cannot write the copy: {error}')
 
 
 if __name__ == '__main__':

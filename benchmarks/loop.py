@@ -7,24 +7,20 @@ is the loop. The three ways to run it take turns; the numbers are medians over t
 an otherwise idle machine.
 """
 
+from cifar10_support import tf_setup  # First: it imports TensorFlow without its chatter.
+
 import argparse
 import contextlib
 import functools
 import os
 import statistics
-import sys
 import tempfile
 import time
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-sys.path.insert(0, ROOT)
+import tensorflow.compat.v1 as tf
 
-from cifar10_support import tf_setup  # noqa: E402, which imports TensorFlow quietly
-from cifar10_support import session as training  # noqa: E402
-
-import tensorflow.compat.v1 as tf  # noqa: E402
-
-import cifar10  # noqa: E402
+import cifar10
+from cifar10_support import training
 
 FLAGS = tf.app.flags.FLAGS
 
@@ -41,7 +37,7 @@ def bare(folder, loss, train_op):
 def ours(folder, loss, train_op):
   """`training_session`, as the scripts have it."""
   FLAGS.train_dir = folder
-  with training.training_session(loss, 128, ('a', 'b')) as session:
+  with training.training_session(train_op, loss, 128, ('a', 'b')) as session:
     yield functools.partial(session.run, train_op)
 
 
@@ -90,7 +86,7 @@ def main():
           step()
         microseconds[way].append(1e6 * (time.perf_counter() - began) / arguments.steps)
   for way in ways:
-    print('%5.0f us  %s' % (statistics.median(microseconds[way]), way.__doc__))
+    print(f'{statistics.median(microseconds[way]):5.0f} us  {way.__doc__}')
 
 
 if __name__ == '__main__':

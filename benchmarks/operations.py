@@ -9,19 +9,15 @@ is in the files that `cifar10_train.py --profile_steps` writes.
 
 import argparse
 import collections
-import os
 import re
 import statistics
 import sys
 
-sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-
-import programs  # noqa: E402
+import cifar10
+from cifar10_support import settings
+import programs
 
 tf = programs.graph_mode()
-
-from cifar10_support import settings  # noqa: E402
-import cifar10  # noqa: E402
 
 # What an op is for, by its name; the first pattern that fits counts.
 PURPOSES = [
@@ -47,7 +43,7 @@ def main():
   except tf.flags.Error as error:
     parser.error(str(error))
   if not_flags:
-    parser.error('%r is not a flag.' % not_flags[0])
+    parser.error(f'{not_flags[0]!r} is not a flag.')
 
   with settings.from_flags(cifar10):
     images, labels = programs.constant_images(tf, cifar10.FLAGS.batch_size)
@@ -64,8 +60,8 @@ def main():
   medians = {purpose: statistics.median(step[purpose] for step in steps)
              for purpose, _ in PURPOSES}
   for purpose, milliseconds in medians.items():
-    print('%-32s %5.1f ms' % (purpose, milliseconds))
-  print('%-32s %5.1f ms' % ('together', sum(medians.values())))
+    print(f'{purpose:32} {milliseconds:5.1f} ms')
+  print(f"{'together':<32} {sum(medians.values()):5.1f} ms")
 
 
 def _times(session, train_op):

@@ -9,6 +9,8 @@ right precision @ 1 of the test images. Each run has a colour, each kind of eval
 Drawing needs matplotlib (the extra `plots`).
 """
 
+import cifar10_support  # noqa: F401. It imports TensorFlow without its chatter.
+
 import argparse
 import collections
 import contextlib
@@ -16,13 +18,8 @@ import glob
 import os
 import sys
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-sys.path.insert(0, ROOT)
-
-import cifar10_support  # noqa: E402, F401, imports TensorFlow quietly
-
-import numpy as np  # noqa: E402
-import tensorflow.compat.v1 as tf  # noqa: E402
+import numpy as np
+import tensorflow.compat.v1 as tf
 
 LOSS = 'losses/total_loss/raw'
 PRECISION = 'precision @ 1'
@@ -88,8 +85,8 @@ def table(runs):
     losses = smooth(run[LOSS])
     precisions = [run.get(PRECISION + suffix, {}) for suffix, _, _ in kinds]
     for step in sorted(set().union(*precisions)):
-      rows.append([label, '%d' % step, '%.3f' % np.interp(step, *losses)]
-                  + ['%.3f' % of_kind[step] if step in of_kind else '' for of_kind in precisions])
+      rows.append([label, f'{step}', f'{np.interp(step, *losses):.3f}']
+                  + [f'{of_kind[step]:.3f}' if step in of_kind else '' for of_kind in precisions])
   return rows
 
 
@@ -103,10 +100,10 @@ def draw(runs, path):
   figure, (left, right) = pyplot.subplots(1, 2, figsize=(8.3, 3.4), layout='constrained')
   styles = {}
   for i, (label, run) in enumerate(runs.items()):
-    left.plot(*smooth(run[LOSS]), color='C%d' % i, label=label)
+    left.plot(*smooth(run[LOSS]), color=f'C{i}', label=label)
     for suffix, name, style in KINDS:
       if PRECISION + suffix in run:
-        right.plot(*zip(*sorted(run[PRECISION + suffix].items())), style, color='C%d' % i,
+        right.plot(*zip(*sorted(run[PRECISION + suffix].items())), style, color=f'C{i}',
                    marker='.')
         styles[name] = style
   left.set_title('training loss')
@@ -149,25 +146,25 @@ def main():
     if arguments.single_crop:
       curves = {tag: curve for tag, curve in curves.items() if not tag.endswith(NEW_NAME)}
     if LOSS not in curves:
-      sys.exit('There is no training loss in %s: name the directory of a run.'
-               % os.path.join(directory, 'train'))
+      sys.exit(f"There is no training loss in {os.path.join(directory, 'train')}: name the "
+               'directory of a run.')
     label = label or os.path.basename(os.path.normpath(directory))
     if label in runs:
-      sys.exit('Two runs have the name %s: write LABEL=%s.' % (label, directory))
+      sys.exit(f'Two runs have the name {label}: write LABEL={directory}.')
     runs[label] = curves
 
   heading, *rows = table(runs)
   if arguments.csv:
     print('\n'.join(','.join(row) for row in [heading] + rows))
   else:
-    print('\n'.join('| %s |' % ' | '.join(row) for row in [heading, ['---'] * len(heading)] + rows))
+    print('\n'.join(f"| {' | '.join(row)} |" for row in [heading, ['---'] * len(heading)] + rows))
   if arguments.out:
     try:
       draw(runs, arguments.out)
     except ImportError:
       sys.exit("Drawing needs matplotlib: pip install -e '.[plots]'.")
     except (OSError, ValueError) as error:  # ValueError: matplotlib does not know the format.
-      sys.exit('Cannot write %s: %s' % (arguments.out, error))
+      sys.exit(f'Cannot write {arguments.out}: {error}')
 
 
 if __name__ == '__main__':

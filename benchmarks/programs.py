@@ -64,7 +64,7 @@ def graph_mode():
 
 def _parse_flags(data_dir, batch_size, *flags):
   import cifar10
-  cifar10.FLAGS(['programs.py', '--data_dir=' + data_dir, '--batch_size=%d' % batch_size, *flags])
+  cifar10.FLAGS(['programs.py', f'--data_dir={data_dir}', f'--batch_size={batch_size}', *flags])
 
 
 def _run(steps, fetch, xla=False):
@@ -101,7 +101,7 @@ def _run_script(script, steps, data_dir, batch_size, *flags, opened=None):
     opened: what the script gets in place of `training_session`.
   """
   graph_mode()
-  from cifar10_support import session as training
+  from cifar10_support import training
   opened = opened or training.training_session
 
   @contextlib.contextmanager
@@ -112,7 +112,7 @@ def _run_script(script, steps, data_dir, batch_size, *flags, opened=None):
 
   training.training_session = training_session
   main = importlib.import_module(script).main  # Which defines the script's flags.
-  _parse_flags(data_dir, batch_size, '--train_dir=' + tempfile.mkdtemp(), '--max_steps=10000000',
+  _parse_flags(data_dir, batch_size, f'--train_dir={tempfile.mkdtemp()}', '--max_steps=10000000',
                *flags)
   main()
 
@@ -146,7 +146,7 @@ def project_without_onednn(steps, data_dir, batch_size):
 def one_tower(steps, data_dir, batch_size, towers=1):
   """cifar10_multi_gpu_train.py with one tower."""
   _run_script('cifar10_multi_gpu_train', steps, data_dir, batch_size // towers,
-              '--num_gpus=%d' % towers)
+              f'--num_gpus={towers}')
 
 
 def two_towers(steps, data_dir, batch_size):
@@ -163,7 +163,7 @@ def cluster_of_two(steps, data_dir, batch_size):
     sockets = [probes.enter_context(socket.socket()) for _ in range(3)]
     for probe in sockets:
       probe.bind(('127.0.0.1', 0))
-    ps, chief, worker = ['127.0.0.1:%d' % probe.getsockname()[1] for probe in sockets]
+    ps, chief, worker = [f'127.0.0.1:{probe.getsockname()[1]}' for probe in sockets]
   jobs = {'ps': [ps], 'chief': [chief], 'worker': [worker]}
 
   def config(job):
@@ -172,8 +172,8 @@ def cluster_of_two(steps, data_dir, batch_size):
   for job in ('ps', 'worker'):
     # In this process's group, which throughput.py ends as a whole.
     subprocess.Popen(
-        [sys.executable, '-m', 'cifar10_cluster', '--data_dir=' + data_dir,
-         '--batch_size=%d' % batch_size, '--train_dir=' + tempfile.mkdtemp()],
+        [sys.executable, '-m', 'cifar10_cluster', f'--data_dir={data_dir}',
+         f'--batch_size={batch_size}', f'--train_dir={tempfile.mkdtemp()}'],
         env={**os.environ, 'TF_CONFIG': config(job), 'PYTHONPATH': ROOT},
         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
   os.environ['TF_CONFIG'] = config('chief')

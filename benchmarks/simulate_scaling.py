@@ -201,10 +201,9 @@ def saturated_from(messages, bits_per_sec, compute_secs):
 
 def main():
   argparse.ArgumentParser(description=__doc__.split('\n')[0]).parse_args()
-  print('%d bytes of parameters; a step of a replica, in ms:' % PARAMETER_BYTES)
-  print('%6s %8s %-8s %6s |%s | %9s' % (
-      'Gbit/s', 'compute', 'servers', 'from N',
-      ' |'.join('%9s%9s%9s' % ('N = %d' % n, 'formula', 'ring') for n in (4, 16, 64)), 'deviation'))
+  print(f'{PARAMETER_BYTES} bytes of parameters; a step of a replica, in ms:')
+  headings = ' |'.join(f"{f'N = {n}':>9}{'formula':>9}{'ring':>9}" for n in (4, 16, 64))
+  print(f"{'Gbit/s':>6} {'compute':>8} {'servers':<8} {'from N':>6} |{headings} | {'deviation':>9}")
   for gigabits, compute_secs in itertools.product([10, 100], [0.04, 0.005]):
     for name, messages in [('1', assign(1)), ('2', assign(2)), ('4', assign(4)),
                            ('4, parts', assign(4, partitioned=True))]:
@@ -214,11 +213,11 @@ def main():
         simulated = simulate(n, messages, bits, compute_secs)
         formula = predicted(n, messages, bits, compute_secs)
         deviations.append(simulated / formula - 1)
-        cells.append('%9.1f%9.1f%9.1f' % (1e3 * simulated, 1e3 * formula,
-                                          1e3 * ring(n, bits, compute_secs)))
-      print('%6d %8.0f %-8s %6d |%s | %+8.0f%%' % (
-          gigabits, 1e3 * compute_secs, name, saturated_from(messages, bits, compute_secs),
-          ' |'.join(cells), 100 * max(deviations, key=abs)))
+        seconds = (simulated, formula, ring(n, bits, compute_secs))
+        cells.append(''.join(f'{1e3 * value:9.1f}' for value in seconds))
+      print(f'{gigabits:6} {1e3 * compute_secs:8.0f} {name:<8} '
+            f"{saturated_from(messages, bits, compute_secs):6} |{' |'.join(cells)} | "
+            f'{100 * max(deviations, key=abs):+8.0f}%')
 
 
 if __name__ == '__main__':

@@ -30,7 +30,7 @@ def first_step(flags):
   with tempfile.TemporaryDirectory() as train_dir:
     start = time.perf_counter()
     process = subprocess.Popen(
-        [sys.executable, os.path.join(ROOT, 'cifar10_train.py'), '--train_dir=' + train_dir]
+        [sys.executable, os.path.join(ROOT, 'cifar10_train.py'), f'--train_dir={train_dir}']
         + flags, stdout=subprocess.PIPE, text=True)
     try:
       if not any('step 0,' in line for line in process.stdout):
@@ -55,9 +55,9 @@ def main():
     imports.append(import_tensorflow())
     steps.append(first_step(flags))
   for what, seconds in (('import tensorflow', imports), ('first training step', steps)):
-    print('%-20s %5.2f s (%.2f .. %.2f)' % (
-        what, statistics.median(seconds), min(seconds), max(seconds)))
-  print('%-20s %5.2f s' % ('aim: at most', 1.25 * statistics.median(imports) + 3))
+    print(f'{what:<20} {statistics.median(seconds):5.2f} s ({min(seconds):.2f} .. '
+          f'{max(seconds):.2f})')
+  print(f"{'aim: at most':<20} {1.25 * statistics.median(imports) + 3:5.2f} s")
 
 
 if __name__ == '__main__':

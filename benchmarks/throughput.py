@@ -15,6 +15,8 @@ All programs are in memory at once, most of them with nearly a gigabyte: where t
 name some with --programs. Ctrl-C ends the run and shows what has been measured so far.
 """
 
+from cifar10_support import dataset  # First: it imports TensorFlow without its chatter.
+
 import argparse
 import contextlib
 import json
@@ -25,13 +27,11 @@ import subprocess
 import sys
 import tempfile
 
+import tensorflow.compat.v1 as tf
+
+import programs
+
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-sys.path[:0] = [ROOT, os.path.join(ROOT, 'benchmarks')]
-
-from cifar10_support import dataset  # noqa: E402
-import tensorflow.compat.v1 as tf  # noqa: E402
-
-import programs  # noqa: E402
 
 # What it says, numerator, denominator, and the aims for a CPU and for a GPU, if there is one.
 RATIOS = [
@@ -65,7 +65,7 @@ class Program:
       folder: path of a directory for all that the process writes.
     """
     self.name, (self.checkout, path) = name, checkout
-    self.title = '%s of %s' % (name, self.checkout) if self.checkout else name
+    self.title = f'{name} of {self.checkout}' if self.checkout else name
     self.rates, self.peak_mb = [], None
     with tempfile.NamedTemporaryFile(dir=folder, delete=False) as errors:
       self._errors = errors.name
@@ -84,7 +84,7 @@ class Program:
   def measure(self, seconds):
     """Lets it run; returns False if it has ended."""
     with contextlib.suppress(BrokenPipeError):
-      self._process.stdin.write('%f\n' % seconds)
+      self._process.stdin.write(f'{seconds:f}\n')
       self._process.stdin.flush()
     answer = self._process.stdout.readline()
     if not answer:
@@ -111,9 +111,9 @@ def checkout(argument):
   """Returns the name and the path of a checkout, from `NAME=PATH`."""
   name, separator, path = argument.partition('=')
   if not name or not separator:
-    raise argparse.ArgumentTypeError('%r is not NAME=PATH.' % argument)
+    raise argparse.ArgumentTypeError(f'{argument!r} is not NAME=PATH.')
   if not os.path.isfile(os.path.join(path, 'benchmarks', 'programs.py')):
-    raise argparse.ArgumentTypeError('%s has no benchmarks/programs.py.' % path)
+    raise argparse.ArgumentTypeError(f'{path} has no benchmarks/programs.py.')
   return name, path
 
 
@@ -125,7 +125,7 @@ def parse_arguments():
   parser.add_argument('--seconds', type=float, default=4, help='length of a turn')
   names = [program.__name__ for program in programs.PROGRAMS]
   parser.add_argument('--programs', nargs='+', default=names, choices=names, metavar='PROGRAM',
-                      help='which programs to run (all): ' + ', '.join(names))
+                      help=f"which programs to run (all): {', '.join(names)}")
   parser.add_argument('--checkouts', nargs='+', type=checkout, default=[('', ROOT)],
                       metavar='NAME=PATH', help='checkouts to compare with the first one (only '
                       'this one)')
@@ -133,17 +133,17 @@ def parse_arguments():
   arguments = parser.parse_args()
   for name in ('batch_size', 'rounds', 'seconds'):
     if getattr(arguments, name) <= 0:
-      parser.error('--%s must be above 0.' % name)
+      parser.error(f'--{name} must be above 0.')
   if len({name for name, _ in arguments.checkouts}) < len(arguments.checkouts):
     parser.error('--checkouts has two of the same name.')
   if not dataset.locate(arguments.data_dir):
-    parser.error('There is no data set in %s: name its directory with --data_dir, or download it '
-                 'with python cifar10_train.py --max_steps=1.' % arguments.data_dir)
+    parser.error(f'There is no data set in {arguments.data_dir}: name its directory with '
+                 '--data_dir, or download it with python cifar10_train.py --max_steps=1.')
   if arguments.json:
     try:
       open(arguments.json, 'a').close()  # Better now than after the measurements.
     except OSError as error:
-      parser.error('--json cannot be written: %s' % error)
+      parser.error(f'--json cannot be written: {error}')
   return arguments
 
 
@@ -159,13 +159,13 @@ def main():
           if started[-1].gets_ready():
             measured.append(started[-1])
           else:
-            print('%s does not run here (%s) and is left out.'
-                  % (started[-1].title, started[-1].last_words()), file=sys.stderr)
+            print(f'{started[-1].title} does not run here ({started[-1].last_words()}) and is '
+                  'left out.', file=sys.stderr)
       for i in range(arguments.rounds):
         # There and back, so that no program always comes after the same one.
         for program in list(measured)[::-1 if i % 2 else 1]:
           if not program.measure(arguments.seconds):
-            print('%s has ended (%s) and is left out.' % (program.title, program.last_words()),
+            print(f'{program.title} has ended ({program.last_words()}) and is left out.',
                   file=sys.stderr)
             measured.remove(program)
     except KeyboardInterrupt:
@@ -189,15 +189,14 @@ def report(measured, arguments):
 
   gpus = [tf.config.experimental.get_device_details(gpu).get('device_name', 'a GPU')
           for gpu in tf.config.list_physical_devices('GPU')]
-  print('Measured on %s.\n' % (', '.join(gpus) or 'the CPU'))
-  print('%-32s %10s %23s %9s' % ('program', 'images/s', 'from .. to', 'peak MB'))
+  print(f"Measured on {', '.join(gpus) or 'the CPU'}.\n")
+  print(f"{'program':<32} {'images/s':>10} {'from .. to':>23} {'peak MB':>9}")
   for program in measured:
-    print('%-32s %10.0f %11.0f .. %8.0f %9.0f' % (
-        program.title, medians[program.checkout, program.name], min(program.rates),
-        max(program.rates), program.peak_mb))
+    print(f'{program.title:<32} {medians[program.checkout, program.name]:10.0f} '
+          f'{min(program.rates):11.0f} .. {max(program.rates):8.0f} {program.peak_mb:9.0f}')
 
-  print('\n%-42s %9s' % ('ratio', 'at least')
-        + ''.join(' %10s' % (name or 'is') for name in checkouts))
+  print(f"\n{'ratio':<42} {'at least':>9}"
+        + ''.join(f" {name or 'is':>10}" for name in checkouts))
   ratios = {name: {} for name in checkouts}
   for what, numerator, denominator, on_cpu, on_gpu in RATIOS:
     least = on_gpu if gpus else on_cpu
@@ -205,22 +204,22 @@ def report(measured, arguments):
     for name in checkouts:
       if (name, numerator) in medians and (name, denominator) in medians:
         ratios[name][what] = medians[name, numerator] / medians[name, denominator]
-      cells.append('%.2f' % ratios[name][what] if what in ratios[name] else '')
+      cells.append(f'{ratios[name][what]:.2f}' if what in ratios[name] else '')
     if any(cells):
-      aim = '%.2f' % least if least else ''
-      print('%-42s %9s' % (what, aim) + ''.join(' %10s' % cell for cell in cells))
+      aim = f'{least:.2f}' if least else ''
+      print(f'{what:<42} {aim:>9}' + ''.join(f' {cell:>10}' for cell in cells))
 
   if len(checkouts) > 1:
-    print('\n%-42s %10s %23s' % ('images/s compared', 'median', 'from .. to'))
+    print(f"\n{'images/s compared':<42} {'median':>10} {'from .. to':>23}")
   base = checkouts[0]
   for name in checkouts[1:]:
     for program in measured:
       if program.checkout == name and (base, program.name) in rates:
         # Those of the same round; Ctrl-C may leave the last one incomplete.
         by_round = [new / old for new, old in zip(program.rates, rates[base, program.name])]
-        print('%-42s %10.3f %11.3f .. %8.3f' % (
-            '%s, %s to %s' % (program.name, name, base), statistics.median(by_round),
-            min(by_round), max(by_round)))
+        pair = f'{program.name}, {name} to {base}'
+        print(f'{pair:<42} {statistics.median(by_round):10.3f} {min(by_round):11.3f} .. '
+              f'{max(by_round):8.3f}')
 
   if arguments.json:
     with open(arguments.json, 'w') as out:

@@ -71,10 +71,10 @@ def train(scripts, run_dir, flags, step, seconds_file):
   start = time.monotonic()
   try:
     scripts.run('cifar10_train.py',
-                flags + ['--train_dir=%s/train' % run_dir, '--max_steps=%d' % step])
+                flags + [f'--train_dir={run_dir}/train', f'--max_steps={step}'])
   finally:
     with open(seconds_file, 'a') as seconds:
-      seconds.write('%.1f\n' % (time.monotonic() - start))
+      seconds.write(f'{time.monotonic() - start:.1f}\n')
 
 
 def evaluate(scripts, run_dir, flags, use_moving_averages):
@@ -82,8 +82,8 @@ def evaluate(scripts, run_dir, flags, use_moving_averages):
   # Flags that only training has are ignored.
   names = [re.match('--?([^=]+)', flag).group(1) for flag in flags]
   out = scripts.run('cifar10_eval.py', flags + [
-      '--undefok=' + ','.join(names), '--run_once', '--checkpoint_dir=%s/train' % run_dir,
-      '--eval_dir=%s/eval' % run_dir, '--use_moving_averages=%s' % use_moving_averages],
+      f"--undefok={','.join(names)}", '--run_once', f'--checkpoint_dir={run_dir}/train',
+      f'--eval_dir={run_dir}/eval', f'--use_moving_averages={use_moving_averages}'],
       stdout=subprocess.PIPE, text=True)
   print(out, end='', flush=True)
   return re.search(r'precision @ 1 = ([\d.]+)', out).group(1)
@@ -117,16 +117,16 @@ def main():
     parser.error('--evaluate_every must be at least 1.')
   for flag in flags:
     if not re.match('--?[a-z]', flag):
-      parser.error('%r is not a flag: write --flag=value.' % flag)
+      parser.error(f'{flag!r} is not a flag: write --flag=value.')
     if re.match('--?(no)?(restart|train_dir|eval_dir|checkpoint_dir)', flag):
-      parser.error('%s cannot be used here: name another directory with --run_dir.' % flag)
+      parser.error(f'{flag} cannot be used here: name another directory with --run_dir.')
 
   seconds_file = os.path.join(arguments.run_dir, 'seconds.txt')
   if (os.path.exists(os.path.join(arguments.run_dir, 'train'))
       and not os.path.exists(seconds_file)):
     # How long its training took is unknown.
-    parser.error('%s holds a run that another script started: name another directory with '
-                 '--run_dir.' % arguments.run_dir)
+    parser.error(f'{arguments.run_dir} holds a run that another script started: name another '
+                 'directory with --run_dir.')
   os.makedirs(arguments.run_dir, exist_ok=True)
   open(seconds_file, 'a').close()
   table = os.path.join(arguments.run_dir, 'evaluations.csv')
@@ -138,7 +138,7 @@ def main():
     if str(step) in done:
       continue
     if latest_step(arguments.run_dir) > step:
-      print('Training has passed step %d, which is not evaluated.' % step, flush=True)
+      print(f'Training has passed step {step}, which is not evaluated.', flush=True)
       continue
     train(scripts, arguments.run_dir, flags, step, seconds_file)
     precisions = [evaluate(scripts, arguments.run_dir, flags, averages)
@@ -147,7 +147,7 @@ def main():
     with open(table, 'a') as out:
       if not done:
         out.write('step,precision,precision without moving averages,seconds of training\n')
-      out.write('%d,%s,%s,%.0f\n' % (step, *precisions, seconds))
+      out.write(f"{step},{','.join(precisions)},{seconds:.0f}\n")
     done.add(str(step))
 
 

@@ -7,11 +7,7 @@ docs/scaling.md shows how to set TF_CONFIG, by hand or through Kubernetes. The c
 of cifar10_train.py, and each resumes the other's runs.
 """
 
-from cifar10_support import console
-from cifar10_support import session as training
-from cifar10_support import settings
-from cifar10_support import signals
-from cifar10_support import tf_setup
+from cifar10_support import tf_setup  # First: it imports TensorFlow without its chatter.
 
 import os
 import sys
@@ -23,14 +19,17 @@ import cifar10_eval
 from cifar10_cluster import parameter_server
 from cifar10_cluster import replica as replicas
 from cifar10_cluster import tf_config
+from cifar10_support import console
+from cifar10_support import settings
+from cifar10_support import signals
+from cifar10_support import training
 
 FLAGS = tf.app.flags.FLAGS
 
 if __name__ == '__main__':  # Messages begin with the name of the program: not __main__.py.
   sys.argv[0] = os.path.dirname(sys.argv[0])
 
-for module in (training, cifar10, tf_config, cifar10_eval):  # For --help.
-  tf.app.flags.adopt_module_key_flags(module)
+console.adopt_flags(training, cifar10, tf_config, cifar10_eval)
 
 
 def train(replica, data_set):
@@ -49,7 +48,7 @@ def train(replica, data_set):
     loss = cifar10.loss(logits, labels)
     train_op = replica.train(loss, global_step)
 
-    with replica.session(loss, data_set.classes) as session:
+    with replica.session(train_op, loss, data_set.classes) as session:
       while not session.should_stop():
         session.run(train_op)
 
@@ -66,7 +65,7 @@ def main(argv=None):
     cifar10_eval.main(patience_secs=FLAGS.save_checkpoint_secs + FLAGS.peer_timeout_secs)
   else:
     with settings.from_flags(cifar10):
-      training.checked_train_dir()  # Before anything is downloaded for it.
+      training.check_train_dir()  # Before anything is downloaded for it.
       data_set = cifar10.maybe_download_and_extract()
       with signals.StopSignals() as stop_signals:
         replica = replicas.Replica(cluster, stop_signals)

@@ -1,6 +1,6 @@
 """A parameter server: holds variables for the replicas until the job ends.
 
-It also holds the `Board`, on which the tasks leave word for each other.
+It also holds the `Board`, on which the tasks say how they are.
 """
 
 import contextlib
@@ -39,11 +39,11 @@ class Board:
     replicas = [len(cluster.replicas)]
     # A round takes more than a millisecond: so a restarted server begins with a higher number.
     start = int(1000 * time.time())
-    with tf.device('/job:ps/task:%d/cpu:0' % server), tf.container('board'):
-      self.cluster = self._variable('cluster_%d' % server, [], cluster.fingerprint)
-      self.round = self._variable('round_%d' % server, [], start)
-      self.arrived = self._variable('arrived_%d' % server, replicas, start)
-      self.statuses = self._variable('statuses_%d' % server, replicas, RUNNING)
+    with tf.device(f'/job:ps/task:{server}/cpu:0'), tf.container('board'):
+      self.cluster = self._variable(f'cluster_{server}', [], cluster.fingerprint)
+      self.round = self._variable(f'round_{server}', [], start)
+      self.arrived = self._variable(f'arrived_{server}', replicas, start)
+      self.statuses = self._variable(f'statuses_{server}', replicas, RUNNING)
       # The statuses last: whoever finds them set up finds the others too.
       with tf.control_dependencies([variable.initializer for variable in
                                     (self.cluster, self.round, self.arrived)]):
@@ -80,8 +80,8 @@ def report(cluster, target, replica, status):
     with tf.Graph().as_default():
       board = Board(cluster, server[1])
       write = tf.scatter_update(board.statuses, [replica], [status])
-      config = restricted(tf.ConfigProto(), '/job:ps/task:%d' % server[1],
-                          '/job:%s/task:%d' % cluster.replicas[replica])
+      config = restricted(tf.ConfigProto(), f'/job:ps/task:{server[1]}',
+                          '/job:{}/task:{}'.format(*cluster.replicas[replica]))
       # A server that has just left, or has only just started, does not need to know.
       with contextlib.suppress(tf.errors.OpError), tf.Session(target, config=config) as session:
         # One of another cluster would take this replica for one of its own.
@@ -92,8 +92,8 @@ def report(cluster, target, replica, status):
 def check_chief(cluster, statuses):
   """Raises a `UserError` if the chief has failed."""
   if statuses[0] == FAILED:
-    raise UserError('The chief, %s, failed: its own output says why.'
-                    % cluster.describe(cluster.chief))
+    raise UserError(f'The chief, {cluster.describe(cluster.chief)}, failed: its own output says '
+                    'why.')
 
 
 def serve(cluster):
@@ -107,9 +107,9 @@ def serve(cluster):
   with StopSignals() as signals, tf.Graph().as_default():
     board = Board(cluster, cluster.index)
     with tf.Session(server.target, config=restricted(
-        config, '/job:ps/task:%d' % cluster.index)) as session:
+        config, f'/job:ps/task:{cluster.index}')) as session:
       session.run(board.set_up)
-      print('Parameter server %d serves until the job ends.' % cluster.index)
+      print(f'Parameter server {cluster.index} serves until the job ends.')
       _wait_for_end(cluster, lambda: session.run(board.statuses), signals)
 
 
@@ -130,7 +130,7 @@ def _wait_for_end(cluster, read_statuses, signals):
     elif now - chief_seen > FLAGS.peer_timeout_secs + _GRACE_SECS:
       raise cluster.lost([cluster.chief])
     if signals.received and not asked_to_stop:
-      print('Asked to stop: the chief has up to %d seconds to save.' % _GRACE_SECS)
+      print(f'Asked to stop: the chief has up to {_GRACE_SECS} seconds to save.')
       asked_to_stop = now
     if asked_to_stop and (statuses[0] != RUNNING or now - asked_to_stop > _GRACE_SECS):
       sys.exit(128 + signals.received)

@@ -29,9 +29,9 @@ import tensorflow.compat.v1 as tf
 import cifar10
 from cifar10_cluster import parameter_server
 from cifar10_support import console
-from cifar10_support import session as training
 from cifar10_support import signals as stop_signals
 from cifar10_support import tf_setup
+from cifar10_support import training
 from cifar10_support.console import UserError
 
 FLAGS = tf.app.flags.FLAGS
@@ -54,7 +54,7 @@ class Replica:
     self.number = cluster.replicas.index((cluster.job, cluster.index))
     self.count = len(cluster.replicas)
     self.is_chief = self.number == 0
-    self.device = '/job:%s/task:%d' % (cluster.job, cluster.index)
+    self.device = f'/job:{cluster.job}/task:{cluster.index}'
     self.target = cluster.start_server(tf_setup.session_config()).target
     self.watchdog = Watchdog(cluster, signals)
     self.round = None
@@ -81,8 +81,9 @@ class Replica:
       except (tf.errors.UnavailableError, tf.errors.AbortedError) as error:
         # During training the session is reopened after these. Here it was closing.
         status = parameter_server.STOPPED
-        raise UserError('A parameter server was lost while training ended: run %s again to resume '
-                        'from the last checkpoint.' % console.same_command()) from error
+        raise UserError('A parameter server was lost while training ended: run '
+                        f'{console.same_command()} again to resume from the last '
+                        'checkpoint.') from error
       finally:
         self._report(status)
 
@@ -93,7 +94,7 @@ class Replica:
     """Returns a context that places variables on the parameter servers, all else on this task."""
     return tf.device(tf.train.replica_device_setter(
         cluster=self.cluster.spec, worker_device=self.device, ps_ops=['VarHandleOp'],
-        ps_strategy=_FewestBytes(len(self.cluster.servers))))
+        ps_strategy=_GreedyLoadBalancing(len(self.cluster.servers))))
 
   def train(self, total_loss, global_step):
     """Adds one step of training, as `cifar10.train` does for one device.
@@ -115,13 +116,14 @@ class Replica:
     return tf.group(self.round.arrive, smooth, name='train')
 
   @contextlib.contextmanager
-  def session(self, loss, classes):
+  def session(self, train_op, loss, classes):
     """Opens the session for training on the graph built so far.
 
     On the chief it is a `training_session`. Workers leave to the chief the run's directory, the log
     and when to end.
 
     Args:
+      train_op: what `train` returned.
       loss: a float32 scalar, to log and to watch.
       classes: the names of the data set's classes.
 
@@ -133,7 +135,7 @@ class Replica:
     """
     if self.is_chief:
       with training.training_session(
-          loss, self.count * FLAGS.batch_size, classes, hooks=[self.hook()],
+          train_op, loss, self.count * FLAGS.batch_size, classes, hooks=[self.hook()],
           session_creator=lambda scaffold, config: _SessionCreator(self, config, scaffold),
           signals=self.signals) as session:
         yield session
@@ -141,7 +143,7 @@ class Replica:
     config = tf_setup.session_config(FLAGS.log_device_placement,
                                      xla=FLAGS.xla and tf_setup.can_compile())
     creator = _SessionCreator(self, config)
-    with tf_setup.explained_errors('run %s again' % console.same_command()):
+    with tf_setup.explained_errors(f'run {console.same_command()} again'):
       with tf.train.MonitoredSession(creator, [self.hook()]) as session:
         yield session
     self.signals.exit_if_received('during training; the others wait for this task to return')
@@ -219,17 +221,17 @@ class Watchdog:
     missing = self._missing()
     if missing:
       return self._cluster.lost(missing)
-    return UserError('TensorFlow has not returned for %d seconds (--peer_timeout_secs), although '
-                     'all parameter servers answer. If it was only slow, raise the limit; run %s '
-                     'again to resume from the last checkpoint.'
-                     % (FLAGS.peer_timeout_secs, console.same_command()))
+    return UserError(f'TensorFlow has not returned for {FLAGS.peer_timeout_secs} seconds '
+                     '(--peer_timeout_secs), although all parameter servers answer. If it was '
+                     f'only slow, raise the limit; run {console.same_command()} again to resume '
+                     'from the last checkpoint.')
 
   def _missing(self):
     """Returns the parameter servers that do not answer."""
     return [server for server in self._cluster.servers if not self._cluster.is_reachable(server)]
 
 
-class _FewestBytes:
+class _GreedyLoadBalancing:
   """Gives each variable to the parameter server that has the fewest bytes so far.
 
   Dealt out in turns, all weights would go to one of two servers and all biases to the other.
@@ -265,7 +267,7 @@ class _Round:
     for gradient, variable in gradients:
       with tf.device(variable.device):
         accumulator = tf.ConditionalAccumulator(gradient.dtype, variable.shape,
-                                                shared_name=variable.op.name + '/gradient')
+                                                shared_name=f'{variable.op.name}/gradient')
         hand_in.append(accumulator.apply_grad(gradient, local_step=self.number))
         averages.append((accumulator.take_grad(replica.count), variable))
         accumulators.append(accumulator)
@@ -332,8 +334,8 @@ class _SessionCreator(tf.train.SessionCreator):
     others = [cluster.describe(server) for server, fingerprint in zip(cluster.servers, fingerprints)
               if fingerprint != cluster.fingerprint]
     if others:
-      raise UserError('The TF_CONFIG of this task and that of %s describe different clusters: '
-                      'start all tasks again with the same one.' % ', '.join(others))
+      raise UserError(f"The TF_CONFIG of this task and that of {', '.join(others)} describe "
+                      'different clusters: start all tasks again with the same one.')
 
 
 class _RoundHook(tf.train.SessionRunHook):
@@ -363,8 +365,8 @@ class _ChiefHook(_RoundHook):
 
   def after_create_session(self, session, coord):
     if self._number is not None:
-      print('A parameter server was restarted: resuming from step %d.'
-            % session.run(self._round.global_step))
+      print('A parameter server was restarted: resuming from step '
+            f'{session.run(self._round.global_step)}.')
     self._look(session)
     number = {self._round.number: self._number + 1}
     session.run(self._round.drop_earlier, number)
@@ -408,7 +410,7 @@ class _WorkerHook(_RoundHook):
     if not self._next_round(self._number, run_context.session):
       run_context.request_stop()
     elif not self._has_trained:
-      print('Worker %d is training.' % self._cluster.index)
+      print(f'Worker {self._cluster.index} is training.')
       self._has_trained = True
 
   def _next_round(self, number, session):

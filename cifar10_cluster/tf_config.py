@@ -71,7 +71,7 @@ class Cluster:
   def describe(self, task):
     """Returns a task and its address as a person would write them."""
     job, index = task
-    return '%s %d (%s)' % (job, index, self.jobs[job][index])
+    return f'{job} {index} ({self.jobs[job][index]})'
 
   def is_reachable(self, task):
     """Returns whether a task answers at its address."""
@@ -104,21 +104,21 @@ class Cluster:
       try:
         probe.bind(('', int(address.rsplit(':', 1)[1])))
       except OSError as error:
-        raise UserError('%s %d cannot serve at %s (%s): end whatever uses that port, or name '
-                        'another in the TF_CONFIG of every task.'
-                        % (self.job, self.index, address, error.strerror)) from error
+        raise UserError(f'{self.job} {self.index} cannot serve at {address} ({error.strerror}): '
+                        'end whatever uses that port, or name another in the TF_CONFIG of every '
+                        'task.') from error
     try:
       return tf.train.Server(self.spec, self.job, self.index, config=config)
     except tf.errors.OpError as error:
-      raise UserError('%s %d cannot serve at %s (%s): check the addresses in TF_CONFIG.'
-                      % (self.job, self.index, address, error.message)) from error
+      raise UserError(f'{self.job} {self.index} cannot serve at {address} ({error.message}): '
+                      'check the addresses in TF_CONFIG.') from error
 
   def lost(self, tasks):
     """Returns the error for tasks that have been silent for --peer_timeout_secs."""
-    return UserError('No sign of life from %s for %d seconds (--peer_timeout_secs): check that '
-                     'it is running and can be reached, then run %s again to resume from the last '
-                     'checkpoint.' % (', '.join(map(self.describe, tasks)), FLAGS.peer_timeout_secs,
-                                      console.same_command()))
+    return UserError(f"No sign of life from {', '.join(map(self.describe, tasks))} for "
+                     f'{FLAGS.peer_timeout_secs} seconds (--peer_timeout_secs): check that it is '
+                     f'running and can be reached, then run {console.same_command()} again to '
+                     'resume from the last checkpoint.')
 
 
 def from_environment():
@@ -129,8 +129,8 @@ def from_environment():
   """
   text = os.environ.get('TF_CONFIG')
   if not text:
-    raise UserError('TF_CONFIG is not set: set it to something like %s, or run cifar10_train.py to '
-                    'train on this machine alone.' % _EXAMPLE)
+    raise UserError(f'TF_CONFIG is not set: set it to something like {_EXAMPLE}, or run '
+                    'cifar10_train.py to train on this machine alone.')
   return parse(text)
 
 
@@ -139,7 +139,7 @@ def parse(text):
   try:
     config = json.loads(text)
   except ValueError as error:
-    raise _wrong('is not JSON (%s)' % error) from error
+    raise _wrong(f'is not JSON ({error})') from error
   if not isinstance(config, dict):
     raise _wrong('is not an object in braces')
   task, cluster = config.get('task'), config.get('cluster')
@@ -160,14 +160,14 @@ def parse(text):
   addresses = sum(jobs.values(), [])
   shared = [address for address in addresses if addresses.count(address) > 1]
   if shared:
-    raise _wrong('gives %s to two tasks' % shared[0])
+    raise _wrong(f'gives {shared[0]} to two tasks')
 
   job, index = _job(task.get('type')), task.get('index', 0)
   if type(index) is not int:
-    raise _wrong('has a task whose index is not an integer: %s' % json.dumps(index))
+    raise _wrong(f'has a task whose index is not an integer: {json.dumps(index)}')
   count = len(evaluators if job == 'evaluator' else jobs.get(job, []))
   if not 0 <= index < count:
-    raise _wrong('is for %s %d, but the cluster has %d of them' % (task['type'], index, count))
+    raise _wrong(f"is for {task['type']} {index}, but the cluster has {count} of them")
   return Cluster(jobs, job, index)
 
 
@@ -179,12 +179,12 @@ def _jobs(cluster):
     if job in jobs:
       raise _wrong('names the chief twice, as "chief" and as "master"')
     if not isinstance(addresses, list):
-      raise _wrong('has no list of addresses for "%s"' % name)
+      raise _wrong(f'has no list of addresses for "{name}"')
     for address in addresses:
       match = isinstance(address, str) and _ADDRESS.fullmatch(address)
       if not match or int(match.group(3)) > 65535:
-        raise _wrong('has an address for "%s" that is not host:port: %.80s'
-                     % (name, json.dumps(address)))
+        raise _wrong(f'has an address for "{name}" that is not host:port: '
+                     f'{json.dumps(address):.80}')
     if addresses:
       jobs[job] = addresses
   return jobs
@@ -193,10 +193,9 @@ def _jobs(cluster):
 def _job(name):
   job = 'chief' if name == 'master' else name
   if job not in _JOBS:
-    raise _wrong('has a task of type %s, which is none of %s'
-                 % (json.dumps(name), ', '.join(_JOBS)))
+    raise _wrong(f"has a task of type {json.dumps(name)}, which is none of {', '.join(_JOBS)}")
   return job
 
 
 def _wrong(what):
-  return UserError('TF_CONFIG %s: it must look like %s.' % (what, _EXAMPLE))
+  return UserError(f'TF_CONFIG {what}: it must look like {_EXAMPLE}.')

@@ -5,12 +5,13 @@
                hyperparameters: those of training, such as --momentum
   tf_setup     graph mode, session settings, devices, bfloat16, TensorFlow's errors in plain words
   dataset      find, verify or download CIFAR-10; synthetic: a generated stand-in for it
-  pictures     your own pictures as 32x32 images
+  pictures     your own pictures, decoded and scaled
   files        one process at a time in a folder; files that appear whole or not at all
   runs         a run's directory and its run.json
-  checkpoints  which is the latest whole one, does it fit; restore: evaluation's side of that
-  session      `training_session`: log, checkpoints, summaries, stopping; signals: Ctrl-C that saves
-  summaries    what TensorBoard shows beyond a plain `tf.summary` call
+  checkpoints  which is the latest intact one, does it fit; evaluation: evaluation's side of that
+  training     `training_session`: log, checkpoints, summaries, stopping; signals: Ctrl-C that saves
+  summaries    histograms of a sample, and a picture of filters, for TensorBoard
+  report       what an evaluation shows in TensorBoard: curves, confusion matrix, mistakes
 
 Importing this package imports TensorFlow without its chatter: about a hundred lines on processor
 features, missing GPU drivers and deprecations. `TF_CPP_MIN_LOG_LEVEL=0` brings them back.
@@ -23,10 +24,8 @@ waits behind the ops of the input. `TF_GPU_THREAD_MODE=global` is TensorFlow's d
 import contextlib
 import os
 import platform
-import signal
 import sys
 import tempfile
-import threading
 
 
 @contextlib.contextmanager
@@ -51,20 +50,6 @@ def _stderr_held_back():
       os.dup2(stderr, 2)
 
 
-@contextlib.contextmanager
-def _quiet_ctrl_c():
-  """Lets Ctrl-C end the process without the traceback of whatever was being imported."""
-  is_ours = (signal.getsignal(signal.SIGINT) is signal.default_int_handler
-             and threading.current_thread() is threading.main_thread())
-  if is_ours:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-  try:
-    yield
-  finally:
-    if is_ours:
-      signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
 def _import_tensorflow():
   if platform.machine() in ('x86_64', 'AMD64'):
     os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '1')
@@ -82,10 +67,9 @@ def _import_tensorflow():
 
 if 'tensorflow' not in sys.modules:
   try:
-    with _quiet_ctrl_c():
-      _import_tensorflow()
+    _import_tensorflow()
   except ModuleNotFoundError as error:
     if error.name != 'tensorflow':
       raise
-    sys.exit('%s has no TensorFlow: activate the virtual environment that has it '
-             '(. .venv/bin/activate), or install it here (pip install -e .).' % sys.executable)
+    sys.exit(f'{sys.executable} has no TensorFlow: activate the virtual environment that has it '
+             '(. .venv/bin/activate), or install it here (pip install -e .).')

@@ -1,7 +1,8 @@
-"""The checkpoints of a run: which is the latest whole one, does it fit this graph, restore it.
+"""The checkpoints of a run: which is the latest intact one, does it fit this graph, restore it.
 
 The file `checkpoint` names the latest one and those before it; `model.ckpt-N.index` and
 `model.ckpt-N.data-*` are the one of step N. Before 2016 it was a single file, `model.ckpt-N`.
+Programs of other people give them other names, such as `cifar_net-N`.
 """
 
 import collections
@@ -9,12 +10,13 @@ import errno
 import os
 import re
 
+import numpy as np
 import tensorflow.compat.v1 as tf
 
 from cifar10_support import tf_setup
 from cifar10_support.console import UserError
 
-_ON_DISK = re.compile(r'(model\.ckpt-\d+)(\.index)?')
+_ON_DISK = re.compile(r'(.+)\.index|(model\.ckpt-\d+)')
 
 # What the file system says of files that are gone or on a failing disk. Anything else, such as
 # missing permissions, may pass, and is no reason to fall back on an older checkpoint.
@@ -27,7 +29,7 @@ class Damaged(UserError):
 
 
 class Checkpoint(collections.namedtuple('Checkpoint', 'path step contents')):
-  """A checkpoint that was read and is whole.
+  """A checkpoint that was read and is intact.
 
   Fields:
     path: such as `cifar10/train/model.ckpt-100`.
@@ -57,8 +59,9 @@ def paths(directory):
   except (FileNotFoundError, NotADirectoryError):
     return []
   except OSError as error:
-    raise UserError('%s cannot be read: %s.' % (directory, error.strerror)) from error
-  names = sorted({match.group(1) for match in matches if match}, key=_step_in, reverse=True)
+    raise UserError(f'{directory} cannot be read: {error.strerror}.') from error
+  names = sorted({match.group(1) or match.group(2) for match in matches if match},
+                 key=lambda name: _step_in(name) or -1, reverse=True)
   try:
     state = tf.train.get_checkpoint_state(directory)
   except (ValueError, tf.errors.OpError):
@@ -71,45 +74,45 @@ def paths(directory):
 
 def _step_in(path):
   """Returns the step that a checkpoint's name ends in, or None."""
-  match = re.search(r'-(\d+)$', path)
+  match = re.search(r'[-_](\d+)$', path)
   return match and int(match.group(1))
 
 
-def latest_whole(directory):
-  """Reads the latest checkpoint; a damaged one is passed over for the one before, with a line.
+def latest_intact(directory):
+  """Reads the latest checkpoint; if it is damaged, says so and reads the one before it.
 
   Returns:
     A `Checkpoint`, or None if the directory has none.
 
   Raises:
     Damaged: all are damaged.
-    UserError: one cannot be read as things are, see `read`.
+    UserError: one cannot be read for another reason, see `read`.
   """
   damaged = None
   for path in paths(directory):
     try:
       return read(path)
     except Damaged as error:
-      print('%s Trying the one before it.' % error)
+      print(f'{error} Trying the one before it.')
       damaged = error
   if damaged:
-    raise Damaged('%s has no checkpoint that can be read: put a good copy there, or name another '
-                  'directory.' % directory) from damaged
+    raise Damaged(f'{directory} has no checkpoint that can be read: put a good copy there, or '
+                  'name another directory.') from damaged
   return None
 
 
 def read(path):
-  """Reads a whole checkpoint, which compares its checksums.
+  """Reads all of a checkpoint, which compares its checksums.
 
   Returns:
     A `Checkpoint`.
 
   Raises:
     Damaged: it is missing, or can never be read.
-    UserError: it cannot be read as things are: its permissions forbid it, say.
+    UserError: it cannot be read for a reason that may pass, such as its permissions.
   """
   if not tf.train.checkpoint_exists(path):
-    raise Damaged('%s is missing.' % path)
+    raise Damaged(f'{path} is missing.')
   try:
     reader = tf.train.load_checkpoint(path)
     dtypes = reader.get_variable_to_dtype_map()
@@ -123,12 +126,12 @@ def read(path):
   except (tf.errors.OpError, ValueError, IndexError) as error:
     path_and_reason = tf_setup.file_error(error)
     if path_and_reason and path_and_reason[1] not in _LOST:
-      raise UserError('%s cannot be read: %s.' % path_and_reason) from error
-    raise Damaged('%s is damaged (%s).' % (path, error)) from error
+      raise UserError('{} cannot be read: {}.'.format(*path_and_reason)) from error
+    raise Damaged(f'{path} is damaged ({error}).') from error
 
 
 def check_fits(checkpoint, variables):
-  """Checks that a checkpoint has the values of some variables.
+  """Checks that `restore` can restore some variables.
 
   Args:
     checkpoint: a `Checkpoint`.
@@ -138,32 +141,47 @@ def check_fits(checkpoint, variables):
     UserError: it is from a different network; the message names the first key that does not fit.
   """
   for key, variable in sorted(variables.items()):
+    if key == 'global_step' and checkpoint.step is not None:
+      continue
     here = variable.dtype.base_dtype, variable.shape.as_list()
     there = checkpoint.contents.get(key)
-    if there != here:
-      raise UserError('%s does not fit this network: %s %s there, and %s here. Give the flags of '
-                      'that run (its run.json has them), or train this network in another '
-                      'directory or with --restart.'
-                      % (checkpoint.path, key, _described(there), _described(here)))
+    if there is None or there[1] != here[1] or (
+        there[0] != here[0] and not (there[0].is_floating and here[0].is_floating)):
+      raise UserError(f'{checkpoint.path} does not fit this network: {key} {_described(there)} '
+                      f'there, and {_described(here)} here. Give the flags of that run (its '
+                      'run.json has them), or train this network in another directory or with '
+                      '--restart.')
 
 
 def _described(contents):
   if contents is None:
     return 'is missing'
   dtype, shape = contents
-  return 'is %s of shape %s' % (dtype.name, shape)
+  return f'is {dtype.name} of shape {shape}'
 
 
-def restore(session, saver, checkpoint):
-  """Restores variables from a `Checkpoint` that fits.
+def restore(session, checkpoint, variables):
+  """Gives variables the values that a `Checkpoint` has for them.
+
+  `tf.train.Saver` would do the same, but demands the same precision (early versions of the tutorial
+  saved float16) and a step in an int64 variable with this name (they had others).
+
+  Args:
+    session: a session of the variables' graph.
+    checkpoint: a `Checkpoint` that fits, see `check_fits`.
+    variables: a dictionary from keys to variables.
 
   Raises:
     Damaged: it has vanished since it was read.
     tf.errors.OpError: it cannot be restored for another reason, such as too little memory.
   """
   try:
-    saver.restore(session, checkpoint.path)
+    reader = tf.train.load_checkpoint(checkpoint.path)
+    for key, variable in variables.items():
+      is_step = key == 'global_step' and checkpoint.step is not None
+      value = checkpoint.step if is_step else reader.get_tensor(key)
+      variable.load(np.asarray(value, variable.dtype.as_numpy_dtype), session)
   except (tf.errors.OpError, ValueError) as error:
     if tf.train.checkpoint_exists(checkpoint.path):
       raise
-    raise Damaged('%s has vanished.' % checkpoint.path) from error
+    raise Damaged(f'{checkpoint.path} has vanished.') from error

@@ -9,17 +9,15 @@ import datetime
 import os
 import sys
 import textwrap
-import time
 
 from absl import app
 from absl import flags
+import tqdm
 
 # The flags defined here belong to the module that asks for them, in --help too.
 flags.disclaim_key_flags()
 
 _HELP = {'--help', '-help', '-h', '--helpshort', '-helpshort', '-?'}
-
-_PATIENCE_SECS = 1  # A progress line that comes and goes sooner than this only flickers.
 
 # A notebook's kernel has a command line of its own, which says nothing to us: flags have their
 # defaults there, and `FLAGS.batch_size = 64` sets one.
@@ -35,6 +33,11 @@ class _PathParser(flags.ArgumentParser):
   """Reads a path, in which the shell leaves the ~ of `--train_dir=~/run` to us."""
 
   def parse(self, argument):
+    try:
+      argument.encode()
+    except UnicodeEncodeError:
+      raise ValueError(f'the locale, which uses {sys.getfilesystemencoding()}, cannot express '
+                       'this path: set LC_ALL=C.UTF-8') from None
     return os.path.expanduser(argument)
 
   def flag_type(self):
@@ -44,6 +47,12 @@ class _PathParser(flags.ArgumentParser):
 def DEFINE_path(name, default, help):
   """Defines a flag whose value is a path; a ~ at its beginning is your home directory."""
   flags.DEFINE(_PathParser(), name, default, help)
+
+
+def adopt_flags(*modules):
+  """Has the --help of the calling module list the flags of other modules too."""
+  for module in modules:
+    flags.adopt_module_key_flags(module)
 
 
 def run(main, takes_arguments=False):
@@ -61,12 +70,12 @@ def run(main, takes_arguments=False):
       return main(arguments) if takes_arguments else main()
     except UserError as error:
       return _fail(error, 1)
-    except BrokenPipeError:  # Whoever read our lines has left (`| head`).
+    except BrokenPipeError:  # Whoever read our lines is gone (`| head`).
       return 1
     except OSError as error:
       if error.filename is None:
         raise
-      return _fail('%s: %s.' % (error.filename, error.strerror), 1)
+      return _fail(f'{error.filename}: {error.strerror}.', 1)
     except KeyboardInterrupt:
       return 130
 
@@ -96,19 +105,19 @@ class _Output:
       os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
       if isinstance(error, BrokenPipeError):
         raise
-      raise UserError('Cannot write to standard output (%s). Fix this, then run %s again.'
-                      % (error.strerror, same_command())) from error
+      raise UserError(f'Cannot write to standard output ({error.strerror}). Fix this, then run '
+                      f'{same_command()} again.') from error
 
 
 def same_command():
   """Returns how to say what resumes a run: the same command, without a flag that starts over."""
   restarts = 'restart' in flags.FLAGS and flags.FLAGS.restart
-  return 'the same command' + (' without --restart' if restarts else '')
+  return f"the same command{' without --restart' if restarts else ''}"
 
 
 def log(message):
   """Prints a line that begins with the time, in the shape that people's scripts parse."""
-  print('%s: %s' % (datetime.datetime.now().strftime('%Y-%m-%d %H:%M:%S.%f'), message))
+  print(f"{datetime.datetime.now().strftime('%Y-%m-%d %H:%M:%S.%f')}: {message}")
 
 
 def _parse_flags(argv, takes_arguments):
@@ -119,9 +128,9 @@ def _parse_flags(argv, takes_arguments):
   try:
     arguments = flags.FLAGS(argv)[1:]
   except flags.Error as error:
-    sys.exit(_fail('%s (--help lists the flags)' % error, 2))
+    sys.exit(_fail(f'{error} (--help lists the flags)', 2))
   if arguments and not takes_arguments:
-    sys.exit(_fail('%r is not a flag (--help lists them)' % arguments[0], 2))
+    sys.exit(_fail(f'{arguments[0]!r} is not a flag (--help lists them)', 2))
   return arguments
 
 
@@ -131,18 +140,16 @@ def _help():
   what, command = main.__doc__.split('\n\n')[:2]
   lines = [textwrap.fill(what, 79), '', command, '', 'Flags and their defaults:', '']
   for flag in flags.FLAGS.get_key_flags_for_module(sys.argv[0]):
-    default = '' if flag.default is None else '=%s' % (
-        str(flag.default).lower() if flag.boolean else flag.default)
-    lines.append('  --%s%s' % (flag.name, default))
+    default = str(flag.default).lower() if flag.boolean else flag.default
+    lines.append(f'  --{flag.name}' + ('' if default is None else f'={default}'))
     lines.append(textwrap.fill(flag.help, 79, initial_indent=6 * ' ', subsequent_indent=6 * ' '))
   return '\n'.join(lines + ['', "--helpfull adds TensorFlow's and absl's flags."])
 
 
 def complain(message):
   """Prints one line on standard error, after the script's name."""
-  _erase_line()
-  print('%s: %s' % (os.path.basename(sys.argv[0]), ' '.join(str(message).split())),
-        file=sys.stderr)
+  line = f"{os.path.basename(sys.argv[0])}: {' '.join(str(message).split())}"
+  tqdm.tqdm.write(line, sys.stderr)  # Which puts it above a progress bar.
 
 
 def _fail(message, status):
@@ -150,46 +157,17 @@ def _fail(message, status):
   return status
 
 
-class Progress:
-  """A counter on the last line of a terminal, for work that takes more than a moment.
+def progress(what, total, unit, **arguments):
+  """Returns a `tqdm` bar for work that takes more than a moment.
 
   It appears after a second and disappears when the work is done. It is on standard error, where it
   cannot get between results; without a terminal (a log file, a test) it prints nothing.
+
+  Args:
+    what: what is being done, such as 'Downloading'.
+    total: the number of items, or None if it is not known.
+    unit: what is counted, such as 'images'.
+    **arguments: further ones for `tqdm`.
   """
-
-  def __init__(self, what, total, unit, scale=1):
-    """Args:
-      what: what is being done, such as 'Downloading'.
-      total: the number of items, or None if it is not known.
-      unit: what is counted, such as 'MB'.
-      scale: how many items make one unit.
-    """
-    self._what, self._total, self._unit, self._scale = what, total, unit, scale
-    self._start = time.perf_counter()
-    self._next = self._start + _PATIENCE_SECS
-
-  def __enter__(self):
-    return self
-
-  def __exit__(self, *error):
-    _erase_line()
-
-  def update(self, done):
-    """Shows that `done` items are done; at most ten times a second."""
-    now = time.perf_counter()
-    if now < self._next or not sys.stderr.isatty():
-      return
-    self._next = now + 0.1
-    amount = '%d' % (done / self._scale)
-    if self._total:
-      amount += ' of %d' % (self._total / self._scale)
-    rate = done / self._scale / (now - self._start)
-    line = '%s: %s %s, %.1f %s/s' % (self._what, amount, self._unit, rate, self._unit)
-    _erase_line()
-    print(line[:79], end='', file=sys.stderr, flush=True)
-
-
-def _erase_line():
-  """Erases what `Progress` shows, if anything."""
-  if sys.stderr.isatty():
-    print('\r\x1b[K', end='', file=sys.stderr, flush=True)
+  return tqdm.tqdm(desc=what, total=total, unit=f' {unit}', delay=1, leave=False, disable=None,
+                   file=sys.stderr, dynamic_ncols=True, **arguments)

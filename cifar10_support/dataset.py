@@ -15,9 +15,9 @@ import numpy as np
 from six.moves import http_client
 from six.moves import urllib
 
+from cifar10_support import console
 from cifar10_support import files
 from cifar10_support import synthetic
-from cifar10_support.console import Progress
 from cifar10_support.console import UserError
 
 IMAGE_SIZE = 32  # Pixels on a side, in the files.
@@ -25,7 +25,7 @@ IMAGE_DEPTH = 3
 RECORD_BYTES = 1 + IMAGE_DEPTH * IMAGE_SIZE * IMAGE_SIZE
 
 FOLDER = 'cifar-10-batches-bin'
-TRAIN_FILES = ['data_batch_%d.bin' % i for i in range(1, 6)]
+TRAIN_FILES = [f'data_batch_{i}.bin' for i in range(1, 6)]
 TEST_FILE = 'test_batch.bin'
 _NAMES = {'train_eval': TRAIN_FILES, 'test': [TEST_FILE]}
 
@@ -38,8 +38,6 @@ ARCHIVE = 'cifar-10-binary.tar.gz'
 ARCHIVE_SHA256 = 'c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd'
 
 STALLED_SECS = 30  # After this long without a byte, a download has failed.
-
-_TEXT = bytes(range(0x20, 0x7f)) + b'\t\n\r'
 
 
 class DataError(UserError, ValueError):
@@ -111,11 +109,11 @@ def prepare(data_dir, url, num_classes):
       return
     archive = os.path.join(data_dir, ARCHIVE)
     if os.path.isfile(archive):
-      print('Unpacking %s' % archive)
+      print(f'Unpacking {archive}')
       source, remedy = archive, 'Replace it with a good copy, or move it away to download one.'
     else:
       archive = os.path.join(folder, ARCHIVE)
-      print('Downloading CIFAR-10 (170 MB) from %s' % url)
+      print(f'Downloading CIFAR-10 (170 MB) from {url}')
       with open(archive, 'wb') as out:
         out.writelines(_download(url))
       source, remedy = url, 'Try again later, or name another source with --data_url.'
@@ -123,10 +121,10 @@ def prepare(data_dir, url, num_classes):
       with open(archive, 'rb') as contents:
         digest = hashlib.sha256(contents.read()).hexdigest()
     except OSError as error:
-      raise DataError('%s cannot be read (%s). %s' % (archive, error.strerror, remedy)) from error
+      raise DataError(f'{archive} cannot be read ({error.strerror}). {remedy}') from error
     if digest != ARCHIVE_SHA256:
-      raise DataError('%s is not the whole official archive (%d bytes, SHA-256 %s). %s'
-                      % (source, os.path.getsize(archive), digest, remedy))
+      raise DataError(f'{source} is not the whole official archive ({os.path.getsize(archive)} '
+                      f'bytes, SHA-256 {digest}). {remedy}')
     with tarfile.open(archive) as tar:
       tar.extractall(folder)
 
@@ -159,7 +157,7 @@ def find(data_dir, num_classes, parts=('train_eval', 'test')):
 
 def default_classes(num_classes):
   """Returns the names of the classes where no file tells them."""
-  return CLASSES if num_classes == 10 else tuple('class %d' % i for i in range(num_classes))
+  return CLASSES if num_classes == 10 else tuple(f'class {i}' for i in range(num_classes))
 
 
 def locate(data_dir):
@@ -186,13 +184,13 @@ def make(data_dir, fill):
   try:
     os.makedirs(data_dir, exist_ok=True)
     with files.locked(data_dir, when_busy=lambda: print(
-        'Waiting for another process that is making the data set in %s' % data_dir)):
+        f'Waiting for another process that is making the data set in {data_dir}')):
       if locate(data_dir):
         return
       folder = os.path.join(data_dir, FOLDER)
       if os.path.exists(folder):
-        raise DataError('%s holds no data set. Move it away, then run the same command again.'
-                        % folder)
+        raise DataError(f'{folder} holds no data set. Move it away, then run the same command '
+                        'again.')
       unfinished = os.path.join(data_dir, '.unfinished')
       # What a killed process left: we have the lock, so nobody is at work there.
       shutil.rmtree(unfinished, ignore_errors=True)
@@ -203,26 +201,25 @@ def make(data_dir, fill):
       finally:
         shutil.rmtree(unfinished, ignore_errors=True)
   except OSError as error:
-    raise DataError('Cannot write the data set to %s (%s). It takes 350 MB of free space and write '
-                    'permission there.' % (data_dir, error.strerror)) from error
+    raise DataError(f'Cannot write the data set to {data_dir} ({error.strerror}). It takes 350 MB '
+                    'of free space and write permission there.') from error
 
 
 def _download(url):
   """Yields what is at a URL, block by block."""
   try:
     with urllib.request.urlopen(url, timeout=STALLED_SECS) as response:
-      length, done = int(response.headers.get('Content-Length', 0)), 0
-      with Progress('Downloading', length, 'MB', scale=10**6) as progress:
+      length = int(response.headers.get('Content-Length', 0)) or None
+      with console.progress('Downloading', length, 'B', unit_scale=True) as progress:
         while block := response.read(1 << 16):
           yield block
-          done += len(block)
-          progress.update(done)
+          progress.update(len(block))
   # A ValueError is a malformed address or header.
   except (OSError, ValueError, http_client.HTTPException) as error:
-    raise DataError('Downloading %s failed (%s). Try again later, name a copy of the archive with '
-                    '--data_url=file://PATH or a directory that has the data set with --data_dir, '
-                    'or start with --synthetic, which needs no network.'
-                    % (url, error or type(error).__name__)) from error
+    raise DataError(f'Downloading {url} failed ({error or type(error).__name__}). Try again '
+                    'later, name a copy of the archive with --data_url=file://PATH or a '
+                    'directory that has the data set with --data_dir, or start with --synthetic, '
+                    'which needs no network.') from error
 
 
 def _verify(path, num_classes):
@@ -234,22 +231,19 @@ def _verify(path, num_classes):
     with open(path, 'rb') as file:
       contents = file.read()
   except OSError as error:
-    raise _damaged(path, 'cannot be read (%s)' % error.strerror) from error
+    raise _damaged(path, f'cannot be read ({error.strerror})') from error
   if not contents:
     raise _damaged(path, 'is empty')
   size, labels = len(contents), np.frombuffer(contents, np.uint8)[::RECORD_BYTES]
-  # A saved web page, say. Its first byte, '<', would be label 60.
-  if labels[0] >= num_classes and not contents[:RECORD_BYTES].translate(None, _TEXT):
-    raise _damaged(path, 'is a text file')
   if size % RECORD_BYTES:
     # CIFAR-100, which is easily mistaken for CIFAR-10, has two labels in a record.
     reason = 'from CIFAR-100' if size % (RECORD_BYTES + 1) == 0 else 'cut off, or of another format'
-    raise _damaged(path, 'has %d bytes, which is not a multiple of %d: it is %s'
-                   % (size, RECORD_BYTES, reason))
+    raise _damaged(path, f'has {size} bytes, which is not a multiple of {RECORD_BYTES}: it is '
+                         f'{reason}')
   wrong = np.flatnonzero(labels >= num_classes)
   if wrong.size:
-    raise _damaged(path, 'has label %d in record %d, but labels go from 0 to %d'
-                   % (labels[wrong[0]], wrong[0], num_classes - 1))
+    raise _damaged(path, f'has label {labels[wrong[0]]} in record {wrong[0]}, but labels go from '
+                         f'0 to {num_classes - 1}')
   return len(labels)
 
 
@@ -260,11 +254,11 @@ def _class_names(path, num_classes):
   with open(path, encoding='utf-8-sig', errors='replace') as lines:
     names = tuple(line.strip() for line in lines if line.strip())
   if len(names) != num_classes:
-    raise DataError('%s names %d classes, not %d. Write one name a line into it, or delete it.'
-                    % (path, len(names), num_classes))
+    raise DataError(f'{path} names {len(names)} classes, not {num_classes}. Write one name a line '
+                    'into it, or delete it.')
   return names
 
 
 def _damaged(path, problem):
-  return DataError('%s %s. Replace it, move its folder away to get the data set again, or name '
-                   'another one with --data_dir.' % (path, problem))
+  return DataError(f'{path} {problem}. Replace it, move its folder away to get the data set '
+                   'again, or name another one with --data_dir.')

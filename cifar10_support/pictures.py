@@ -1,30 +1,30 @@
 """From a picture of any size to a 32x32 image like those of the data set.
 
-There are two ways. `load` reads a file with Pillow, which knows some forty formats and which way up
-a phone was held. `decode` does it inside the graph, for a SavedModel, which is served where there
-may be no Python at all. Where both can read a picture, they agree to one grey level.
+The graph decodes and scales, see `decode`: so a SavedModel needs no Python where it is served.
+`load` comes before that where there is Python: Pillow reads some forty formats and knows which way
+up a phone was held, and hands the graph what it read as PNG.
 """
 
 import contextlib
+import io
 import warnings
 
 import numpy as np
 from PIL import Image, ImageOps
+import tensorflow.compat.v1 as tf
 
 from cifar10_support.console import UserError
 from cifar10_support.dataset import IMAGE_SIZE
 
-import tensorflow.compat.v1 as tf
-
 
 def load(path):
-  """Reads a picture file: upright, on white, its central square scaled to 32x32 pixels.
+  """Reads a picture file: upright, its central square.
 
   Args:
     path: of a file in any format that Pillow reads. Of an animation, the first frame counts.
 
   Returns:
-    uint8 array of shape [32, 32, 3].
+    The contents of a PNG file, bytes, for `decode`.
 
   Raises:
     UserError: the file is missing, damaged, too large, or not a picture.
@@ -39,18 +39,23 @@ def load(path):
         side = min(picture.size)
         left, top = (picture.width - side) // 2, (picture.height - side) // 2
         square = picture.crop((left, top, left + side, top + side))
-    return _scaled(_in_8_bits(square) if square.mode[0] in 'IF' else square)
+        has_alpha = square.has_transparency_data
+    if square.mode[0] in 'IF':
+      square = _in_8_bits(square)
+    png = io.BytesIO()
+    square.convert('RGBA' if has_alpha else 'RGB').save(png, 'PNG', compress_level=0)
+    return png.getvalue()
   except Image.UnidentifiedImageError as error:
-    raise UserError('%s is not a picture in a format that Pillow reads: save it as PNG or JPEG.'
-                    % path) from error
+    raise UserError(f'{path} is not a picture in a format that Pillow reads: save it as PNG or '
+                    'JPEG.') from error
   except Image.DecompressionBombError as error:
-    raise UserError('%s has more than %d million pixels: scale it down first.'
-                    % (path, 2 * Image.MAX_IMAGE_PIXELS // 10**6)) from error
+    raise UserError(f'{path} has more than {2 * Image.MAX_IMAGE_PIXELS // 10**6} million pixels: '
+                    'scale it down first.') from error
   except Exception as error:  # Damage makes Pillow's decoders raise almost anything.
     if isinstance(error, OSError) and error.strerror:
-      raise UserError('Cannot read %s: %s.' % (path, error.strerror)) from error
-    raise UserError('Cannot decode %s (%s): save it again, as PNG or JPEG.' % (
-        path, ' '.join(str(error).split()) or type(error).__name__)) from error
+      raise UserError(f'Cannot read {path}: {error.strerror}.') from error
+    reason = ' '.join(str(error).split()) or type(error).__name__
+    raise UserError(f'Cannot decode {path} ({reason}): save it again, as PNG or JPEG.') from error
 
 
 def _in_8_bits(square):
@@ -63,31 +68,12 @@ def _in_8_bits(square):
   return Image.fromarray(np.rint(np.clip(values * (255 / white), 0, 255)).astype(np.uint8))
 
 
-def _scaled(square):
-  """Averages over areas like `tf.image.resize_area`; Pillow's BOX filter takes whole pixels."""
-  side = square.width
-  pixels = np.arange(side)
-  edges = np.arange(IMAGE_SIZE + 1)[:, np.newaxis] * side / IMAGE_SIZE
-  # The part of each input pixel (columns) that lies in each output pixel (rows).
-  overlaps = np.clip(np.minimum(edges[1:], pixels + 1) - np.maximum(edges[:-1], pixels), 0, None)
-  weights = overlaps * IMAGE_SIZE / side
-
-  image = np.empty([IMAGE_SIZE, IMAGE_SIZE, 3])
-  for i in range(IMAGE_SIZE):  # Row by row: as floats, a whole photo could fill the memory.
-    top, bottom = int(edges[i, 0]), int(np.ceil(edges[i + 1, 0]))
-    band = np.asarray(square.crop((0, top, side, bottom)).convert('RGBA'), np.float32)
-    alpha = band[:, :, 3:] / 255
-    on_white = band[:, :, :3] * alpha + 255 * (1 - alpha)
-    image[i] = weights @ np.tensordot(weights[i, top:bottom], on_white, 1)
-  return np.rint(image).astype(np.uint8)
-
-
 def decode(contents):
-  """Adds to the graph the decoding of pictures, for a SavedModel.
+  """Adds to the graph the decoding of pictures, for a SavedModel too.
 
-  TensorFlow does less than Pillow. It ignores EXIF orientation, reads BMP right only with 24 bits
-  per pixel, and knows transparency only as an alpha channel or in the palette of a PNG; that is
-  laid on white.
+  By itself TensorFlow does less than `load`. It ignores EXIF orientation, reads BMP right only with
+  24 bits per pixel, and knows transparency only as an alpha channel or in the palette of a PNG;
+  that is laid on white.
 
   Args:
     contents: strings of shape [n], each the contents of a PNG, JPEG, GIF or BMP file.

@@ -2,7 +2,7 @@
 
 Beside TensorFlow's checkpoints and event files a run has `run.json`: `flags`, `classes` (the data
 set's), `tensorflow` (the version) and `started` of its last start, and under `earlier` the same of
-the starts before that.
+the starts before that. A directory of evaluations has `evaluated.json`, a list of the runs.
 """
 
 import contextlib
@@ -17,6 +17,7 @@ from cifar10_support import files
 from cifar10_support.console import UserError
 
 _RECORD = 'run.json'
+_EVALUATED = 'evaluated.json'
 
 
 def check_directory(path, flag):
@@ -26,14 +27,14 @@ def check_directory(path, flag):
     UserError: it cannot; the message names the flag.
   """
   if not path:
-    raise UserError('--%s is empty: name a directory.' % flag)
+    raise UserError(f'--{flag} is empty: name a directory.')
   if '://' in path:
-    raise UserError('%s is a URL: name a directory on this machine with --%s.' % (path, flag))
+    raise UserError(f'{path} is a URL: name a directory on this machine with --{flag}.')
   if set(path) & set('*?[\\') or not path.isprintable():
-    raise UserError('%r has characters that TensorFlow cannot take in a path: name another '
-                    'directory with --%s.' % (path, flag))
+    raise UserError(f'{path!r} has characters that TensorFlow cannot take in a path: name another '
+                    f'directory with --{flag}.')
   if os.path.exists(path) and not os.path.isdir(path):
-    raise UserError('%s is not a directory: name another one with --%s.' % (path, flag))
+    raise UserError(f'{path} is not a directory: name another one with --{flag}.')
 
 
 @contextlib.contextmanager
@@ -51,8 +52,8 @@ def locked(train_dir, restart=False):
     UserError: another process trains in it, it cannot be made, or the run cannot be renamed.
   """
   def refuse():
-    raise UserError('Another process is training in %s: wait until it ends, or name another '
-                    'directory with --train_dir.' % train_dir)
+    raise UserError(f'Another process is training in {train_dir}: wait until it ends, or name '
+                    'another directory with --train_dir.')
 
   with contextlib.ExitStack() as stack:
     try:
@@ -70,8 +71,8 @@ def locked(train_dir, restart=False):
 
 
 def _cannot_write(train_dir, error):
-  return UserError('Cannot write to %s (%s): name another directory with --train_dir.'
-                   % (train_dir, error.strerror))
+  return UserError(f'Cannot write to {train_dir} ({error.strerror}): name another directory with '
+                   '--train_dir.')
 
 
 def _holds_run(path):
@@ -81,6 +82,8 @@ def _holds_run(path):
 
 def set_aside(train_dir):
   """Renames the directory of a run to `DIR.old-DATE-TIME`, and says so.
+
+  Directories beside it with its evaluations get the same ending: curves of two runs never mix.
 
   Args:
     train_dir: path of a directory that holds a run.
@@ -92,11 +95,35 @@ def set_aside(train_dir):
   directory = os.path.realpath(train_dir)  # Behind a symbolic link, so that the link stays.
   here = os.path.realpath('.')
   if os.path.ismount(directory) or os.path.commonpath([directory, here]) == directory:
-    raise UserError('--restart cannot rename %s, which is a mount point, or the current directory '
-                    'or one above it: name another directory with --train_dir.' % train_dir)
-  renamed = '%s.old-%s' % (directory, datetime.datetime.now().strftime('%Y%m%d-%H%M%S'))
-  os.rename(directory, renamed)
-  print('The run that was in %s is now in %s.' % (train_dir, renamed))
+    raise UserError(f'--restart cannot rename {train_dir}, which is a mount point, or the current '
+                    'directory or one above it: name another directory with --train_dir.')
+  ending = f'.old-{datetime.datetime.now():%Y%m%d-%H%M%S}'
+  os.rename(directory, directory + ending)
+  print(f'The run that was in {train_dir} is now in {directory}{ending}.')
+  parent = os.path.dirname(directory)
+  for evaluations in [os.path.join(parent, name) for name in os.listdir(parent)]:
+    if directory in _evaluated_in(evaluations):
+      os.rename(evaluations, evaluations + ending)
+      print(f'Its evaluations are now in {evaluations}{ending}.')
+
+
+def record_evaluation(eval_dir, train_dir):
+  """Records in a directory of evaluations that it has some of a run, for `set_aside`."""
+  evaluated, run = _evaluated_in(eval_dir), os.path.realpath(train_dir)
+  if run not in evaluated:
+    if evaluated:
+      print(f'{eval_dir} also has evaluations of {evaluated[-1]}: --eval_dir keeps them apart.')
+    with open(os.path.join(eval_dir, _EVALUATED), 'w') as out:
+      json.dump(evaluated + [run], out)
+
+
+def _evaluated_in(eval_dir):
+  """Returns the paths of the runs that `record_evaluation` has recorded in a directory."""
+  try:
+    with open(os.path.join(eval_dir, _EVALUATED)) as lines:
+      return list(json.load(lines))
+  except (OSError, ValueError):
+    return []
 
 
 def record_start(train_dir, flags, classes):
@@ -120,10 +147,10 @@ def record_start(train_dir, flags, classes):
   }
   path = os.path.join(train_dir, _RECORD)
   try:
-    with open(path + '.tmp', 'w') as out:
+    with open(f'{path}.tmp', 'w') as out:
       json.dump(record, out, indent=2)
       out.write('\n')
-    files.publish(path + '.tmp', path)
+    files.publish(f'{path}.tmp', path)
   except OSError as error:
     raise _cannot_write(train_dir, error) from error
 
@@ -141,11 +168,11 @@ def read(train_dir):
   except (FileNotFoundError, NotADirectoryError):
     return None
   except OSError as error:
-    raise UserError('%s cannot be read: %s.' % (path, error.strerror)) from error
-  except (ValueError, RecursionError):  # The second is raised by thousands of brackets.
+    raise UserError(f'{path} cannot be read: {error.strerror}.') from error
+  except ValueError:
     record = None
   if not _is_record(record):
-    raise UserError('%s is damaged: remove it to continue without the history of the run.' % path)
+    raise UserError(f'{path} is damaged: remove it to continue without the history of the run.')
   return record
 
 
@@ -169,7 +196,7 @@ def check_classes(directory, record, classes):
     UserError: it was trained on another.
   """
   if record and record['classes'] != list(classes):
-    raise UserError('The run in %s was trained on another data set (%s, ...) than this one (%s, '
-                    '...): name another directory, or the other data set.'
-                    % (directory, ', '.join(map(str, record['classes'][:3])),
-                       ', '.join(classes[:3])))
+    raise UserError(f'The run in {directory} was trained on another data set '
+                    f"({', '.join(map(str, record['classes'][:3]))}, ...) than this one "
+                    f"({', '.join(classes[:3])}, ...): name another directory, or the other data "
+                    'set.')

@@ -24,6 +24,13 @@ tf.app.flags.DEFINE_boolean('mixed_precision', None,
                             'Compute the convolutions and the fully connected layers in bfloat16: '
                             'faster where the hardware has it. The checkpoints are the same.')
 
+# The flags that set the constant of the same name in capitals. Those from `min_queue_examples` on
+# are in `hyperparameters`, and only the scripts that train have them.
+CONSTANTS = ('data_url', 'mixed_precision', 'min_queue_examples', 'distortion_strength',
+             'initial_learning_rate', 'learning_rate_schedule', 'num_epochs_per_decay',
+             'learning_rate_decay_factor', 'momentum', 'weight_decay', 'conv_weight_decay',
+             'moving_average_decay')
+
 _DIRECTORIES = ('data_dir', 'train_dir', 'eval_dir', 'checkpoint_dir')
 
 
@@ -41,16 +48,17 @@ def from_flags(model):
   Raises:
     UserError: --synthetic and another flag name two data sets.
   """
-  names = constants()
+  is_synthetic = FLAGS.synthetic  # Reading a flag parses the command line, if nobody has yet.
+  names = [name for name in CONSTANTS if name in FLAGS]
   directories = [name for name in _DIRECTORIES if name in FLAGS]
   flag_values = {name: FLAGS[name].value for name in names + directories}
   constant_values = {name: getattr(model, name.upper()) for name in names}
   try:
-    if FLAGS.synthetic:
+    if is_synthetic:
       for name in ('data_url', 'data_dir'):
         if not FLAGS[name].using_default_value:
-          raise UserError('--synthetic and --%s=%s name two data sets: give one of them.'
-                          % (name, FLAGS[name].value))
+          raise UserError(f'--synthetic and --{name}={FLAGS[name].value} name two data sets: give '
+                          'one of them.')
       FLAGS['data_url'].value = synthetic.URL
       for name in directories:
         if FLAGS[name].using_default_value:
@@ -66,13 +74,3 @@ def from_flags(model):
       FLAGS[name].value = value
     for name, value in constant_values.items():
       setattr(model, name.upper(), value)
-
-
-def constants():
-  """Returns the names of the flags that set the constant of the same name in capitals.
-
-  They are those without a default here and, in the scripts that train, in `hyperparameters`.
-  """
-  modules = FLAGS.flags_by_module_dict()
-  return [flag.name for module in (__name__, 'cifar10_support.hyperparameters')
-          for flag in modules.get(module, []) if flag.default is None]

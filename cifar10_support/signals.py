@@ -1,4 +1,4 @@
-"""Stopping a training run from outside: Ctrl-C, `kill`, a terminal that closes."""
+"""Stopping a training run from outside: Ctrl-C, `kill`, a terminal that closes, a job's end."""
 
 import os
 import signal
@@ -9,8 +9,8 @@ import time
 
 from cifar10_support import console
 
-# Windows has no SIGHUP.
-STOP_SIGNALS = tuple(getattr(signal, name) for name in ('SIGINT', 'SIGTERM', 'SIGHUP')
+# Windows has only the first two. Slurm can send SIGUSR1 some time before it ends a job.
+STOP_SIGNALS = tuple(getattr(signal, name) for name in ('SIGINT', 'SIGTERM', 'SIGHUP', 'SIGUSR1')
                      if hasattr(signal, name))
 
 # `timeout` signals both the process and its group: two signals within this time count as one.
@@ -80,7 +80,7 @@ class StopSignals:
     """
     if self.received:
       try:
-        print('Stopped by %s %s.' % (self.received.name, where))
+        print(f'Stopped by {self.received.name} {where}.')
       except (BrokenPipeError, console.UserError):  # The terminal may be gone.
         pass
       sys.exit(128 + self.received)
@@ -89,7 +89,7 @@ class StopSignals:
 def end_now(number, why):
   """Ends the process as the signal would, from any thread."""
   try:
-    print('Stopped by %s %s; %s resumes from the last checkpoint.'
-          % (signal.Signals(number).name, why, console.same_command()), flush=True)
+    print(f'Stopped by {signal.Signals(number).name} {why}; {console.same_command()} resumes from '
+          'the last checkpoint.', flush=True)
   finally:  # Even if nobody reads any more.
     os._exit(128 + number)

@@ -9,7 +9,7 @@ import os
 
 import numpy as np
 
-from cifar10_support.console import Progress
+from cifar10_support import console
 
 # Where a URL is expected, this one asks for generated images.
 URL = 'synthetic:'
@@ -17,7 +17,7 @@ URL = 'synthetic:'
 # CIFAR-10's format, see `dataset`, which imports this module.
 _SIZE, _DEPTH = 32, 3
 _FOLDER = 'cifar-10-batches-bin'
-_FILES = ['data_batch_%d.bin' % i for i in range(1, 6)] + ['test_batch.bin']
+_FILES = [f'data_batch_{i}.bin' for i in range(1, 6)] + ['test_batch.bin']
 _CLASSES_FILE = 'batches.meta.txt'
 
 # Each function says which coordinates lie inside the shape, which fills about [-1, 1].
@@ -29,7 +29,7 @@ _SHAPES = {
     'ring': lambda x, y: (x * x + y * y < 1) & (x * x + y * y > 0.35),
 }
 
-CLASSES = tuple('%s %s' % (colour, shape) for colour in ('warm', 'cool') for shape in _SHAPES)
+CLASSES = tuple(f'{colour} {shape}' for colour in ('warm', 'cool') for shape in _SHAPES)
 
 
 def make_data_set(data_dir, records_per_file=10000):
@@ -52,7 +52,7 @@ def write(folder, records_per_file=10000):
     records_per_file: how many images each of the six files gets; a multiple of ten makes the
       classes equally frequent.
   """
-  with Progress('Generating', len(_FILES) * records_per_file, 'images') as progress:
+  with console.progress('Generating', len(_FILES) * records_per_file, 'images') as progress:
     for i, name in enumerate(_FILES):
       # numpy has frozen the streams of RandomState for all its versions; default_rng may change.
       random = np.random.RandomState(seed=i)
@@ -60,9 +60,9 @@ def write(folder, records_per_file=10000):
       with open(os.path.join(folder, name), 'wb') as out:
         for start in range(0, records_per_file, 1000):
           out.write(_records(labels[start:start + 1000], random).tobytes())
-          progress.update(i * records_per_file + start)
+          progress.update(len(labels[start:start + 1000]))
   with open(os.path.join(folder, _CLASSES_FILE), 'w') as out:
-    out.writelines('%s\n' % name for name in CLASSES)
+    out.writelines(f'{name}\n' for name in CLASSES)
 
 
 def _records(labels, random):

@@ -15,15 +15,11 @@ _CPUINFO = '/proc/cpuinfo'
 
 # How TensorFlow words what the file system said. Its exception classes are no help: many of these
 # are an `UnknownError`, whatever was wrong.
-_FILE_ERROR = re.compile('(/?[^;\\s][^;\n]*); (%s)'
+_FILE_ERROR = re.compile(r'(/?[^;\s][^;\n]*); (%s)'
                          % '|'.join(re.escape(os.strerror(code)) for code in errno.errorcode))
-
 
 # The collection of the ops that copy the next batch to a GPU, see `cifar10_input.stage`.
 STAGING = 'staging'
-
-# The collection of a variable's values after its last change in a step; %s is its name.
-UPDATED = '%s/updated'
 
 
 def use_graph_mode():
@@ -115,10 +111,10 @@ def tower_devices(num_towers):
   gpus = num_gpus()
   if not gpus:
     print('No GPU here: the towers run on the CPU.')
-    return ['/cpu:%d' % i for i in range(num_towers)]
+    return [f'/cpu:{i}' for i in range(num_towers)]
   if gpus < num_towers:
-    print('%d towers on %d GPUs: some share one.' % (num_towers, gpus))
-  return ['/gpu:%d' % (i % gpus) for i in range(num_towers)]
+    print(f'{num_towers} towers on {gpus} GPUs: some share one.')
+  return [f'/gpu:{i % gpus}' for i in range(num_towers)]
 
 
 def read_once():
@@ -132,7 +128,7 @@ def read_once():
   def read(getter, name, *args, **kwargs):
     variable = getter(name, *args, **kwargs)
     if name not in values:
-      with tf.name_scope(name + '/'):  # Its own, not that of the tower that happens to be first.
+      with tf.name_scope(f'{name}/'):  # Its own, not that of the tower that happens to be first.
         values[name] = variable.read_value()
     return values[name]
 
@@ -182,11 +178,12 @@ def check_single_machine():
     jobs = json.loads(text).get('cluster') or {}
     num_tasks = sum(len(addresses) for addresses in jobs.values())
   except (ValueError, AttributeError, TypeError) as error:
-    raise UserError('TF_CONFIG does not describe a cluster (%s): unset it to train on this machine '
-                    'alone.' % error) from error
+    raise UserError(f'TF_CONFIG does not describe a cluster ({error}): unset it to train on this '
+                    'machine alone.') from error
   if num_tasks > 1 or 'ps' in jobs:
-    raise UserError('TF_CONFIG describes a cluster of %d tasks: run python -m cifar10_cluster in '
-                    'each of them, or unset TF_CONFIG to train on this machine alone.' % num_tasks)
+    raise UserError(f'TF_CONFIG describes a cluster of {num_tasks} tasks: run python -m '
+                    'cifar10_cluster in each of them, or unset TF_CONFIG to train on this '
+                    'machine alone.')
   print('TF_CONFIG describes no other task: training on this machine alone.')
 
 
@@ -215,8 +212,9 @@ def explained_errors(
     yield
   except (tf.errors.OpError, RuntimeError) as error:  # The event writer raises the second.
     if file_error(error):
-      raise UserError('%s: %s. Fix this, then %s.' % (*file_error(error), then)) from error
+      path, reason = file_error(error)
+      raise UserError(f'{path}: {reason}. Fix this, then {then}.') from error
     if isinstance(error, tf.errors.ResourceExhaustedError):
-      raise UserError('The memory of the device is full: %s, then %s.'
-                      % (if_out_of_memory, then)) from error
+      raise UserError(f'The memory of the device is full: {if_out_of_memory}, then '
+                      f'{then}.') from error
     raise

@@ -7,21 +7,21 @@ two, idiom by idiom. `convert FROM TO` turns a graph checkpoint into a .keras fi
 into a checkpoint: `convert cifar10/trained a.keras`, `convert a.keras cifar10/from_keras`.
 """
 
+from cifar10_support import checkpoints  # First: it imports TensorFlow without its chatter.
+
 import argparse
 import math
 import os
 import sys
 
-sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+import tensorflow as tf
 
-from cifar10_support import checkpoints  # noqa: E402, first, because it imports TensorFlow quietly
-from cifar10_support import console  # noqa: E402
-from cifar10_support import dataset  # noqa: E402
+from cifar10_support import console
+from cifar10_support import dataset
 
 os.environ['KERAS_BACKEND'] = 'tensorflow'
 import keras  # noqa: E402
 from keras import layers  # noqa: E402
-import tensorflow as tf  # noqa: E402
 
 IMAGE_SIZE = 24
 NUM_CLASSES = 10
@@ -149,8 +149,8 @@ class Checkpoint(keras.callbacks.Callback):
 
   def on_epoch_end(self, epoch, logs=None):
     # In two steps: a kill while the file is written leaves the one from before.
-    self.model.save(self._path + '.unfinished.keras')
-    os.replace(self._path + '.unfinished.keras', self._path)
+    self.model.save(f'{self._path}.unfinished.keras')
+    os.replace(f'{self._path}.unfinished.keras', self._path)
 
 
 def load(path):
@@ -158,7 +158,7 @@ def load(path):
   try:
     return keras.models.load_model(path)
   except Exception as error:  # On a file that is damaged, or no model, Keras may raise anything.
-    raise console.UserError('%s cannot be loaded: %s' % (path, error)) from error
+    raise console.UserError(f'{path} cannot be loaded: {error}') from error
 
 
 def variables_by_key(model):
@@ -166,8 +166,9 @@ def variables_by_key(model):
   variables = {'global_step': model.optimizer.iterations}
   for variable, average in zip(model.trainable_variables, model.optimizer.averages):
     layer, name = variable.path.split('/')[-2:]
-    key = '%s/%s' % (layer, {'kernel': 'weights', 'bias': 'biases'}[name])
-    variables.update({key: variable, key + '/ExponentialMovingAverage': average})
+    kind = {'kernel': 'weights', 'bias': 'biases'}[name]
+    key = f'{layer}/{kind}'
+    variables.update({key: variable, f'{key}/ExponentialMovingAverage': average})
   return variables
 
 
@@ -181,7 +182,7 @@ def train(flags):
   step = int(model.optimizer.iterations)
   epoch = max(1, data_set.num_train // flags.batch_size)  # In steps.
   if step >= flags.max_steps:
-    raise console.UserError('%s has reached step %d: raise --max_steps.' % (flags.model, step))
+    raise console.UserError(f'{flags.model} has reached step {step}: raise --max_steps.')
   model.fit(distorted_inputs(data_set.train_files, flags.batch_size), shuffle=False,  # It is.
             steps_per_epoch=epoch, initial_epoch=step // epoch, verbose=2,
             epochs=math.ceil(flags.max_steps / epoch),
@@ -198,14 +199,14 @@ def evaluate(flags):
       variable.assign(average)
   result = model.evaluate(inputs(data_set.test_files, flags.batch_size), verbose=0,
                           steps=math.ceil(data_set.num_test / flags.batch_size), return_dict=True)
-  console.log('precision @ 1 = %.3f' % result['precision'])
+  console.log(f"precision @ 1 = {result['precision']:.3f}")
 
 
 def convert(flags):
   """Converts a checkpoint of the graph to a new `.keras` file, or such a file to a new run."""
   source, destination = flags.paths
   if os.path.exists(destination):
-    raise console.UserError('%s exists: name another place for the result.' % destination)
+    raise console.UserError(f'{destination} exists: name another place for the result.')
   os.makedirs(os.path.dirname(os.path.abspath(destination)), exist_ok=True)
   if destination.endswith('.keras'):
     found = checkpoints.latest_whole(source) or checkpoints.read(source)
@@ -220,12 +221,12 @@ def convert(flags):
   else:
     variables = variables_by_key(load(source))
     os.mkdir(destination)
-    name = 'model.ckpt-%d' % variables['global_step'].numpy()
+    name = f"model.ckpt-{variables['global_step'].numpy()}"
     # What a Saver does. A tf.train.Checkpoint would have keys of its own.
     tf.raw_ops.SaveV2(prefix=os.path.join(destination, name), tensor_names=list(variables),
                       shape_and_slices=[''] * len(variables), tensors=list(variables.values()))
     tf.compat.v1.train.update_checkpoint_state(os.path.abspath(destination), name)
-  print('%s is in %s now.' % (source, destination))
+  print(f'{source} is in {destination} now.')
 
 
 def main(argv=None):

@@ -8,20 +8,15 @@ cifar10/locally_connected. This script shows how to replace a part of the networ
 cifar10.py: it replaces `cifar10.fully_connected` with another function.
 """
 
-import os
-import sys
+from cifar10_support import tf_setup  # First: it imports TensorFlow without its chatter.
 
-sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+import tensorflow.compat.v1 as tf
 
-from cifar10_support import console  # noqa: E402
-from cifar10_support import tf_setup  # noqa: E402
-from cifar10_support.console import UserError  # noqa: E402
-
-import tensorflow.compat.v1 as tf  # noqa: E402
-
-import cifar10  # noqa: E402
-import cifar10_eval  # noqa: E402
-import cifar10_train  # noqa: E402
+import cifar10
+import cifar10_eval
+from cifar10_support import console
+from cifar10_support.console import UserError
+import cifar10_train
 
 FLAGS = tf.app.flags.FLAGS
 
@@ -71,9 +66,8 @@ def main(arguments):
 
 
 if __name__ == '__main__':
-  for module in (cifar10_train, cifar10_eval):  # For --help.
-    tf.app.flags.adopt_module_key_flags(module)
+  console.adopt_flags(cifar10_train, cifar10_eval)
   for flag, default in (('train_dir', 'train'), ('checkpoint_dir', 'train'), ('eval_dir', 'eval')):
-    FLAGS.set_default(flag, 'cifar10/locally_connected/' + default)
+    FLAGS.set_default(flag, f'cifar10/locally_connected/{default}')
   tf_setup.use_graph_mode()
   console.run(main, takes_arguments=True)

@@ -8,16 +8,13 @@ http://ufldl.stanford.edu/housenumbers/ first.
 """
 
 import os
-import sys
 
-sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+from absl import flags
+import numpy as np
 
-from absl import flags  # noqa: E402
-import numpy as np  # noqa: E402
-
-from cifar10_support import console  # noqa: E402
-from cifar10_support import dataset  # noqa: E402
-from cifar10_support.console import UserError  # noqa: E402
+from cifar10_support import console
+from cifar10_support import dataset
+from cifar10_support.console import UserError
 
 FLAGS = flags.FLAGS
 
@@ -41,9 +38,9 @@ def convert(mat_dir, output_dir):
     UserError: a file is missing or is not SVHN's, or the data set cannot be written.
   """
   if dataset.locate(output_dir):
-    raise UserError('%s already holds a data set. Name another directory with --output_dir.'
-                    % output_dir)
-  train, test = (read(os.path.join(mat_dir, name + '_32x32.mat')) for name in ('train', 'test'))
+    raise UserError(f'{output_dir} already holds a data set. Name another directory with '
+                    '--output_dir.')
+  train, test = (read(os.path.join(mat_dir, f'{name}_32x32.mat')) for name in ('train', 'test'))
 
   def fill(directory):
     folder = os.path.join(directory, dataset.FOLDER)
@@ -53,7 +50,7 @@ def convert(mat_dir, output_dir):
       with open(os.path.join(folder, name), 'wb') as out:
         out.write(records.tobytes())
     with open(os.path.join(folder, dataset.CLASSES_FILE), 'w') as out:
-      out.writelines('%s\n' % name for name in CLASSES)
+      out.writelines(f'{name}\n' for name in CLASSES)
 
   dataset.make(output_dir, fill)
   return dataset.find(output_dir, len(CLASSES))
@@ -79,7 +76,7 @@ def read(path):
   except ImportError as error:
     raise UserError("Reading .mat files takes scipy. Install it with pip install -e '.[svhn]', or "
                     'pip install scipy.') from error
-  print('Reading %s' % path)
+  print(f'Reading {path}')
   try:
     with open(path, 'rb') as mat:
       variables = scipy.io.loadmat(mat, variable_names=['X', 'y'])
@@ -88,21 +85,21 @@ def read(path):
         or not np.isin(digits, range(1, 11)).all()):
       raise ValueError('X or y has another shape, or other values')
   except OSError as error:
-    raise UserError('%s cannot be read (%s). Download it from '
-                    'http://ufldl.stanford.edu/housenumbers/, or name its directory with --mat_dir.'
-                    % (path, error.strerror)) from error
+    raise UserError(f'{path} cannot be read ({error.strerror}). Download it from '
+                    'http://ufldl.stanford.edu/housenumbers/, or name its directory with '
+                    '--mat_dir.') from error
   # On a damaged file scipy may raise anything.
   except Exception as error:
-    raise UserError('%s is damaged, or not the file of the cropped digits. Download it again from '
-                    'http://ufldl.stanford.edu/housenumbers/.' % path) from error
+    raise UserError(f'{path} is damaged, or not the file of the cropped digits. Download it again '
+                    'from http://ufldl.stanford.edu/housenumbers/.') from error
   labels, planes = digits.astype(np.uint8) % 10, images.transpose(3, 2, 0, 1)
   return np.hstack([labels[:, np.newaxis], planes.reshape(len(labels), -1)])
 
 
 def main():
   converted = convert(FLAGS.mat_dir, FLAGS.output_dir)
-  print('Wrote %d images for training and %d for testing to %s.'
-        % (converted.num_train, converted.num_test, FLAGS.output_dir))
+  print(f'Wrote {converted.num_train} images for training and {converted.num_test} for testing to '
+        f'{FLAGS.output_dir}.')
 
 
 if __name__ == '__main__':

@@ -9,8 +9,8 @@ sys.path.insert(0, ROOT)
 
 os.environ['TF_FORCE_GPU_ALLOW_GROWTH'] = 'true'  # Several processes test at once.
 
-from cifar10_support import runs  # noqa: E402, which imports TensorFlow quietly
 from cifar10_support import dataset  # noqa: E402
+from cifar10_support import runs  # noqa: E402, which imports TensorFlow quietly
 from cifar10_support import settings  # noqa: E402
 from cifar10_support import synthetic  # noqa: E402
 from cifar10_support import tf_setup  # noqa: E402

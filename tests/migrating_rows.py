@@ -23,13 +23,13 @@ os.environ['CUDA_VISIBLE_DEVICES'] = '-1'  # The two sides agree to more digits 
 
 from exercises import keras_cifar10  # noqa: E402, which imports TensorFlow quietly
 import cifar10  # noqa: E402
+from cifar10_cluster import tf_config  # noqa: E402
 import cifar10_eval  # noqa: E402
 import cifar10_input  # noqa: E402
 import cifar10_multi_gpu_train  # noqa: E402
-import cifar10_train  # noqa: E402, F401: its flags
-from cifar10_cluster import tf_config  # noqa: E402
 from cifar10_support import console  # noqa: E402
 from cifar10_support import dataset  # noqa: E402
+import cifar10_train  # noqa: E402, F401: its flags
 import numpy_network  # noqa: E402
 
 from absl import flags  # noqa: E402

@@ -10,11 +10,11 @@ import tensorflow.compat.v1 as tf
 import cifar10
 import cifar10_eval
 import cifar10_predict
-import cifar10_train
 from cifar10_support import checkpoints
 from cifar10_support import dataset
-from cifar10_support import restore
+from cifar10_support import evaluation
 from cifar10_support.console import UserError
+import cifar10_train
 
 FLAGS = restore.FLAGS
 

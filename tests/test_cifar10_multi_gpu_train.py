@@ -8,9 +8,9 @@ import tensorflow.compat.v1 as tf
 
 import cifar10
 import cifar10_multi_gpu_train
-from cifar10_support import session as training
 from cifar10_support import synthetic
 from cifar10_support import tf_setup
+from cifar10_support import training
 
 FLAGS = tf.app.flags.FLAGS
 

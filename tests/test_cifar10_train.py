@@ -5,7 +5,7 @@ import types
 import pytest
 import tensorflow.compat.v1 as tf
 
-from cifar10_support import session as training
+from cifar10_support import training
 import cifar10_train
 
 FLAGS = tf.app.flags.FLAGS

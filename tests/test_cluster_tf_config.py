@@ -5,9 +5,9 @@ import pytest
 import tensorflow.compat.v1 as tf
 
 import cifar10
-import cifar10_eval
 from cifar10_cluster import __main__ as task
 from cifar10_cluster import tf_config
+import cifar10_eval
 from cifar10_support.console import UserError
 
 FLAGS = tf.app.flags.FLAGS

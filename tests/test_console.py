@@ -9,8 +9,8 @@ import pytest
 
 import cifar10_eval  # noqa: F401, for its flags
 import cifar10_predict  # noqa: F401
-import cifar10_train  # noqa: F401
 from cifar10_support import console
+import cifar10_train  # noqa: F401
 
 
 @pytest.fixture

@@ -12,12 +12,12 @@ import pytest
 import tensorflow.compat.v1 as tf
 
 import cifar10_input
-import cifar10_train
 from cifar10_support import runs
-from cifar10_support import session as training
 from cifar10_support import signals
 from cifar10_support import tf_setup
+from cifar10_support import training
 from cifar10_support.console import UserError
+import cifar10_train
 
 FLAGS = training.FLAGS
 

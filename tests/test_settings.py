@@ -4,8 +4,8 @@ import pytest
 import tensorflow.compat.v1 as tf
 
 import cifar10
-from cifar10_support import session as training  # noqa: F401, which defines the flags.
 from cifar10_support import synthetic
+from cifar10_support import training  # noqa: F401, which defines the flags.
 
 FLAGS = tf.app.flags.FLAGS
 

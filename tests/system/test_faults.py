@@ -279,7 +279,7 @@ def test_signal_saves_and_says_so(script, number, status, home, small_data_dir):
 
 
 HANGING = """
-from cifar10_support import session as training
+from cifar10_support import training
 from cifar10_support import tf_setup
 import tensorflow.compat.v1 as tf
 

@@ -38,10 +38,9 @@ tf.app.flags.DEFINE_boolean('log_device_placement', False, 'Show on which device
 tf.app.flags.DEFINE_boolean('xla', True, 'Where there is a GPU, compile the network for it: a '
                             'slower start, then faster steps.')
 tf.app.flags.DEFINE_boolean('restart', False, 'Start over. The old run is kept: its directory is '
-                            'renamed to DIR.old-DATE-TIME.')
+                            'renamed to DIR.old-DATE-TIME, and its evaluations beside it too.')
 
-for module in (hyperparameters, settings):  # For --help of the scripts that adopt ours.
-  tf.app.flags.adopt_module_key_flags(module)
+console.adopt_flags(hyperparameters, settings)
 
 
 class SessionCreator(tf.train.SessionCreator):
@@ -56,13 +55,16 @@ class SessionCreator(tf.train.SessionCreator):
     self._scaffold, self._config, self._master = scaffold, config, master
 
   def create_session(self):
-    last = (self._scaffold.saver.last_checkpoints or [None])[-1]
-    return tf.train.ChiefSessionCreator(self._scaffold, self._master, self._config,
-                                        checkpoint_filename_with_path=last).create_session()
+    creator = tf.train.ChiefSessionCreator(self._scaffold, self._master, self._config)
+    session = creator.create_session()
+    if self._scaffold.saver.last_checkpoints:
+      checkpoints.restore(session, checkpoints.read(self._scaffold.saver.last_checkpoints[-1]),
+                          _variables())
+    return session
 
 
 @contextlib.contextmanager
-def training_session(loss, examples_per_step, classes, num_cpus=1, hooks=(),
+def training_session(train_op, loss, examples_per_step, classes, num_cpus=1, hooks=(),
                      session_creator=SessionCreator, signals=None):
   """Opens the session for training on the graph built so far.
 
@@ -74,12 +76,13 @@ def training_session(loss, examples_per_step, classes, num_cpus=1, hooks=(),
   exits with the status of the signal.
 
   Args:
+    train_op: what runs a step, see `cifar10.train`: an op or a tensor.
     loss: a float32 scalar, to log and to watch.
     examples_per_step: how many images a step takes.
     classes: the names of the data set's classes.
     num_cpus: how many logical devices the processor is split into, see `tf_setup.tower_devices`.
-    hooks: further `tf.train.SessionRunHook`s; they run in every step, after the log and before what
-      saves.
+    hooks: further `tf.train.SessionRunHook`s; they are called in every run, after the log and
+      before what saves.
     session_creator: a function that returns a `tf.train.SessionCreator`, called as
       `SessionCreator` is.
     signals: a `StopSignals` context that is already entered, or None for one of our own.
@@ -91,13 +94,14 @@ def training_session(loss, examples_per_step, classes, num_cpus=1, hooks=(),
     UserError: --train_dir cannot be used, the loss or the weights are not finite, or the disk or
       the input fails.
   """
-  train_dir = checked_train_dir()
+  check_train_dir()
+  train_dir = FLAGS.train_dir
   with contextlib.ExitStack() as stack:
     is_in_place = stack.enter_context(runs.locked(train_dir, FLAGS.restart))
     signals = signals or stack.enter_context(StopSignals())
     # Around the event files too: closing them writes to the disk, which may be full.
-    stack.enter_context(tf_setup.explained_errors('run %s again to resume from the last checkpoint'
-                                                  % console.same_command()))
+    stack.enter_context(tf_setup.explained_errors(f'run {console.same_command()} again to resume '
+                                                  'from the last checkpoint'))
     # What is added from here on is one box in TensorBoard's picture of the graph.
     stack.enter_context(tf.name_scope('session'))
 
@@ -108,48 +112,48 @@ def training_session(loss, examples_per_step, classes, num_cpus=1, hooks=(),
       saver.recover_last_checkpoints(older + [checkpoint.path])
     scaffold = tf.train.Scaffold(saver=saver)
 
-    counter = _StepCounter()
-    log = _LogHook(train_dir, loss, examples_per_step, counter)
+    step = _Step(train_op, loss)
+    log = _LogHook(step, train_dir, examples_per_step)
     # A loss that is not finite stops in the log, which comes first: the last checkpoint stays.
-    all_hooks, is_compiled = [log, *hooks, counter], False
-    if checkpoint and checkpoint.step >= FLAGS.max_steps:
-      print('%s has reached step %d: raise --max_steps to train further.'
-            % (train_dir, checkpoint.step))
-    else:
+    all_hooks, is_compiled = [log, *hooks, step], False
+    if not checkpoint or checkpoint.step < FLAGS.max_steps:
       runs.record_start(train_dir, _flags(), classes)
-      print('Resuming %s from step %d.' % (train_dir, checkpoint.step) if checkpoint
-            else 'Training in %s.' % train_dir)
+      print(f'Resuming {train_dir} from step {checkpoint.step}.' if checkpoint
+            else f'Training in {train_dir}.')
       is_compiled = FLAGS.xla and tf_setup.can_compile()
       writer = stack.enter_context(_writer(train_dir))
-      all_hooks.append(_StagingHook())
+      all_hooks.append(_StagingHook(step))
       if FLAGS.save_summaries_steps:
         log.writer = writer
-        all_hooks.append(_SummaryHook(writer, scaffold, counter))
-      all_hooks.append(_SaveHook(train_dir, scaffold, counter))
+        all_hooks.append(_SummaryHook(step, writer, scaffold))
+      all_hooks.append(_SaveHook(step, train_dir, scaffold))
       if FLAGS.profile_steps:
         # This hook's event file comes from a cache, and nobody else closes it.
         stack.callback(tf.summary.FileWriterCache.clear)
         all_hooks.append(tf.train.ProfilerHook(save_steps=FLAGS.profile_steps,
                                                output_dir=train_dir))
     config = tf_setup.session_config(FLAGS.log_device_placement, num_cpus, is_compiled)
-    with tf.train.MonitoredSession(session_creator(scaffold, config), all_hooks) as session:
-      yield TrainingSession(session, all_hooks, log, counter, signals)
-  signals.exit_if_received('after step %d; %s resumes from there, in %s'
-                           % (counter.step, console.same_command(), train_dir))
-  log.raise_if_unread()
+    with TrainingSession(session_creator(scaffold, config), step, log, all_hooks,
+                         signals) as session:
+      yield session
+  signals.exit_if_received(f'after step {step.number}; {console.same_command()} resumes from '
+                           f'there, in {train_dir}')
+  log.raise_log_error()
+  if step.number >= FLAGS.max_steps:
+    print(f'{train_dir} has reached step {step.number}. Evaluate it with cifar10_eval.py, or raise '
+          '--max_steps to train further.')
 
 
-def checked_train_dir():
-  """Returns --train_dir; a `UserError` if it cannot be a run's directory."""
+def check_train_dir():
+  """Raises a `UserError` if --train_dir cannot be a run's directory."""
   runs.check_directory(FLAGS.train_dir, 'train_dir')
-  return FLAGS.train_dir
 
 
 @contextlib.contextmanager
 def _writer(train_dir):
   """Opens an event file of its own for each start: two in a second would share a name."""
   writer = tf.summary.FileWriter(train_dir, tf.get_default_graph(),
-                                 filename_suffix='.%d' % time.time_ns())
+                                 filename_suffix=f'.{time.time_ns()}')
   try:
     yield writer
   finally:
@@ -164,28 +168,32 @@ def _checkpoint_to_resume(train_dir, classes):
   """
   record = runs.read(train_dir)
   runs.check_classes(train_dir, record, classes)
-  checkpoint = checkpoints.latest_whole(train_dir)
+  checkpoint = checkpoints.latest_intact(train_dir)
   if not checkpoint:
     return None
-  learning_flags = {'batch_size', 'num_gpus', 'use_fp16', *settings.constants()} - {'data_url'}
+  learning_flags = {'batch_size', 'num_gpus', 'use_fp16', *settings.CONSTANTS} - {'data_url'}
   now = {'num_gpus': 1, **_flags()}  # A script that has no such flag trains a single tower.
   before = {'num_gpus': 1, **record['flags']} if record else {}
-  changes = ['--%s is %s, was %s' % (name, now[name], before[name])
+  changes = [f'--{name} is {now[name]}, was {before[name]}'
              for name in sorted(learning_flags.intersection(before, now))
              # A program that sets no flags, such as a notebook, leaves None: its constants count.
              if now[name] != before[name] and None not in (now[name], before[name])]
-  variables = {variable.op.name: variable for variable in tf.global_variables()}
+  variables = _variables()
   checkpoints.check_fits(checkpoint, variables)
   # The original's checkpoints may have more than we need. In ours more is an optimizer's state.
   dropped = sorted(checkpoint.contents.keys() - variables.keys())
   if record and dropped:
-    raise UserError('%s has %s, which this start would drop (%s): give the flags of the last start '
-                    'again, see %s.'
-                    % (checkpoint.path, dropped[0], '; '.join(changes) or 'the flags are the same',
-                       os.path.join(train_dir, 'run.json')))
+    raise UserError(f'{checkpoint.path} has {dropped[0]}, which this start would drop '
+                    f"({'; '.join(changes) or 'the flags are the same'}): give the flags of the "
+                    f"last start again, see {os.path.join(train_dir, 'run.json')}.")
   if changes and checkpoint.step < FLAGS.max_steps:
-    print('Changed since the last start: %s.' % '; '.join(changes))
+    print(f"Changed since the last start: {'; '.join(changes)}.")
   return checkpoint
+
+
+def _variables():
+  """Returns the variables that checkpoints hold, by their keys there."""
+  return {variable.op.name: variable for variable in tf.global_variables()}
 
 
 def _flags():
@@ -196,8 +204,8 @@ def _flags():
 
 def _advice(train_dir):
   """Returns what to do when training has diverged."""
-  return ('Run %s again to resume from the last checkpoint in %s; if it happens again, lower '
-          '--initial_learning_rate.' % (console.same_command(), train_dir))
+  return (f'Run {console.same_command()} again to resume from the last checkpoint in {train_dir}; '
+          'if it happens again, lower --initial_learning_rate.')
 
 
 class _Saver(tf.train.Saver):
@@ -218,10 +226,10 @@ class _Saver(tf.train.Saver):
   def save(self, session, save_path, *args, **kwargs):
     train_dir = os.path.dirname(save_path)
     if not session.run(self._finite):
-      raise UserError('The weights are no longer finite. %s' % _advice(train_dir))
-    vanished = UserError('%s has vanished, or another directory has taken its place. Put it back, '
-                         'then run %s again to resume from the last checkpoint in it.'
-                         % (train_dir, console.same_command()))
+      raise UserError(f'The weights are no longer finite. {_advice(train_dir)}')
+    vanished = UserError(f'{train_dir} has vanished, or another directory has taken its place. '
+                         f'Put it back, then run {console.same_command()} again to resume from '
+                         'the last checkpoint in it.')
     if not self._is_in_place():
       raise vanished
     try:
@@ -230,73 +238,52 @@ class _Saver(tf.train.Saver):
       raise vanished from error
 
 
-class TrainingSession:
-  """A `tf.train.MonitoredSession` whose `run` takes a shortcut in most steps.
+class TrainingSession(tf.train.MonitoredSession):
+  """A `tf.train.MonitoredSession` in which most steps take a shortcut.
 
   Calling hooks takes a good part of a millisecond (benchmarks/loop.py), and a GPU may need no more
-  for the whole step. So they are called only where one wants to fetch something; in all other steps
-  their `after_step` is enough.
+  for the whole step. So a run of nothing but the step calls them only if one of them wants to fetch
+  something; otherwise their `after_step` is enough.
   """
 
-  def __init__(self, session, hooks, log, counter, signals):
+  def __init__(self, session_creator, step, log, hooks, signals):
     """Args:
-      session: the `tf.train.MonitoredSession`.
-      hooks: all of its hooks; one that is not a `_Hook` rules the shortcut out.
-      log, counter: the `_LogHook` and the `_StepCounter` among them.
+      session_creator: a `tf.train.SessionCreator`.
+      step, log: the `_Step` and the `_LogHook` among the hooks.
+      hooks: all `tf.train.SessionRunHook`s; one that is not a `_Hook` rules the shortcut out.
       signals: a `StopSignals`.
     """
-    self._session, self._hooks = session, hooks
-    self._log, self._counter, self._signals = log, counter, signals
+    self._step, self._log, self._signals = step, log, signals
     self._last_step = FLAGS.max_steps
-    self._updated = counter.updated if all(isinstance(hook, _Hook) for hook in hooks) else None
-    self._shortcuts = {}
+    self._followers = hooks if all(isinstance(hook, _Hook) for hook in hooks) else None
+    super().__init__(session_creator, hooks)
 
   def should_stop(self):
     """Returns whether that was the last step, or a signal came during it."""
-    return bool(self._counter.step >= self._last_step or self._signals.received or self._log.unread
-                or self._session.should_stop())
+    return bool(self._step.number >= self._last_step or self._signals.received
+                or self._log.log_error or super().should_stop())
 
-  def run(self, fetches):
-    """Runs one step, such as what `cifar10.train` returns; returns the value of `fetches`."""
-    shortcut = self._shortcut(fetches)
-    if not shortcut or any(hook.is_called_at(self._counter.step) for hook in self._hooks):
-      return self._session.run(fetches)
-    loss, step, value = shortcut()
+  def run(self, fetches, feed_dict=None, options=None, run_metadata=None):
+    """Runs `fetches`, like `tf.Session.run`; a step counts if the step's op is among them."""
+    if (fetches is not self._step.train_op or (feed_dict, options, run_metadata) != (None,) * 3
+        or self._followers is None
+        or any(hook.is_called_at(self._step.number) for hook in self._followers)):
+      return super().run(fetches, feed_dict, options, run_metadata)
+    loss, number, value = self._step.shortcut()
     self._log.check(loss)
-    self._counter.step = int(step)
-    for hook in self._hooks:
-      hook.after_step(self._counter.session)
+    self._step.number = int(number)
+    for hook in self._followers:
+      hook.after_step(self._step.session)
     return value
-
-  def _shortcut(self, fetches):
-    """Returns a function that fetches the loss, the step and `fetches`, or None."""
-    if self._updated is None or not isinstance(fetches, (tf.Operation, tf.Tensor)):
-      return None
-    session = self._counter.session
-    key = session, fetches.name
-    if key not in self._shortcuts:
-      # With anything but a step, fetching the updated global step would train. Unlike
-      # `Session.run`, a callable works out once and for all what to run.
-      self._shortcuts[key] = (_depends_on(fetches, self._updated.op)
-                              and session.make_callable([self._log.loss, self._updated, fetches]))
-    return self._shortcuts[key]
-
-
-def _depends_on(fetch, op):
-  """Returns whether a session that fetches `fetch`, an op or a tensor, runs `op`."""
-  todo, seen = [getattr(fetch, 'op', fetch)], set()
-  while todo:
-    current = todo.pop()
-    if current not in seen:
-      seen.add(current)
-      todo += [tensor.op for tensor in current.inputs] + current.control_inputs
-  return op in seen
 
 
 class _Hook(tf.train.SessionRunHook):
-  """A hook that need not be called in every step."""
+  """A hook that follows the steps, and of them needs to be called only in some."""
 
-  def is_called_at(self, step):
+  def __init__(self, step):
+    self._step = step
+
+  def is_called_at(self, number):
     """Returns whether it must be called for the next step, after that many."""
     return False
 
@@ -304,30 +291,34 @@ class _Hook(tf.train.SessionRunHook):
     """What it does after every step, called or not."""
 
   def after_run(self, run_context, run_values):
-    self.after_step(run_context.session)
+    if self._step.is_in(run_context):
+      self.after_step(run_context.session)
 
 
-class _StepCounter(_Hook):
-  """Reads the global step after each step; the others look at its `step`."""
+class _Step(_Hook):
+  """What a step is, and how many have been trained: the other hooks look at its `number`."""
 
-  session = None  # The one inside the `tf.train.MonitoredSession`.
-  step = None  # How many steps have been trained.
-  updated = None  # A tensor: the global step after its update, for the shortcut.
-
-  def begin(self):
+  def __init__(self, train_op, loss):
+    self.train_op, self.loss = train_op, loss
     self._global_step = tf.train.get_global_step()
-    updated = tf.get_collection(tf_setup.UPDATED % self._global_step.op.name)
-    # Of several none is known to be the last, and one in a branch of `tf.cond` cannot be fetched.
-    if len(updated) == 1 and updated[0].graph.is_fetchable(updated[0]):
-      [self.updated] = updated
+    with tf.control_dependencies([train_op]):
+      self._updated = self._global_step.read_value()
+
+  def is_in(self, run_context):
+    """Returns whether a run includes the step."""
+    op = getattr(self.train_op, 'op', self.train_op)
+    return any(getattr(fetch, 'op', fetch) is op
+               for fetch in tf.nest.flatten(run_context.original_args.fetches))
 
   def after_create_session(self, session, coord):
-    self.session = session
+    self.session = session  # The one inside the `tf.train.MonitoredSession`.
     self._read = session.make_callable(self._global_step)
-    self.step = int(self._read())
+    # Unlike `Session.run`, a callable works out once and for all what to run.
+    self.shortcut = session.make_callable([self.loss, self._updated, self.train_op])
+    self.number = int(self._read())
 
   def after_run(self, run_context, run_values):
-    self.step = int(self._read())
+    self.number = int(self._read())
 
 
 class _StagingHook(_Hook):
@@ -345,52 +336,53 @@ class _StagingHook(_Hook):
 class _LogHook(_Hook):
   """Prints the log lines, and stops when the loss is not finite."""
 
-  def __init__(self, train_dir, loss, examples_per_step, counter):
-    self.loss = loss
+  def __init__(self, step, train_dir, examples_per_step):
+    super().__init__(step)
     self._train_dir = train_dir
     self._examples_per_step = examples_per_step
-    self._counter = counter
-    self.unread = None  # Why the log cannot be written any more.
+    self.log_error = None  # Why the log cannot be written any more.
     self.writer = None  # A `tf.summary.FileWriter` for the speed.
 
   def after_create_session(self, session, coord):
     self._steps, self._logged_time = 0, time.perf_counter()
 
   def before_run(self, run_context):
-    return tf.train.SessionRunArgs(self.loss)
+    if self._step.is_in(run_context):
+      return tf.train.SessionRunArgs(self._step.loss)
 
   def after_run(self, run_context, run_values):
-    self.check(run_values.results)
+    if run_values.results is not None:
+      self.check(run_values.results)
 
   def check(self, loss):
     """Stops if the loss is not finite, and prints a log line if it is time for one."""
-    step = self._counter.step  # Of the step that has just run: the counter comes later.
+    number = self._step.number  # Of the step that has just run: the counter comes later.
     if not math.isfinite(loss):
-      raise UserError('The loss is %s at step %d. %s' % (loss, step, _advice(self._train_dir)))
+      raise UserError(f'The loss is {loss} at step {number}. {_advice(self._train_dir)}')
     self._steps += 1
-    if step % FLAGS.log_frequency == 0:
+    if number % FLAGS.log_frequency == 0:
       try:
-        self._log(step, loss)
+        self._print(number, loss)
       except (BrokenPipeError, UserError) as error:
-        self.unread = error
+        self.log_error = error
 
-  def raise_if_unread(self):
+  def raise_log_error(self):
     """Reports, now that the run is safe on disk, that the log cannot be written any more.
 
-    The disk of a log file is full, or whoever read the lines has left (`| head`).
+    The disk of a log file is full, or whoever read the lines is gone (`| head`).
     """
-    if self.unread:
-      raise self.unread
+    if self.log_error:
+      raise self.log_error
 
-  def _log(self, step, loss):
+  def _print(self, number, loss):
     now = time.perf_counter()
     secs_per_step = (now - self._logged_time) / self._steps
     examples_per_sec = self._examples_per_step / secs_per_step
-    console.log('step %d, loss = %.2f (%.1f examples/sec; %.3f sec/batch)'
-                % (step, loss, examples_per_sec, secs_per_step))
+    console.log(f'step {number}, loss = {loss:.2f} ({examples_per_sec:.1f} examples/sec; '
+                f'{secs_per_step:.3f} sec/batch)')
     if self.writer:
       value = tf.Summary.Value(tag='examples/sec', simple_value=examples_per_sec)
-      self.writer.add_summary(tf.Summary(value=[value]), step)
+      self.writer.add_summary(tf.Summary(value=[value]), number)
     self._steps, self._logged_time = 0, now
 
 
@@ -400,23 +392,24 @@ class _SummaryHook(_Hook):
   `tf.train.SummarySaverHook` wants to be called in every step.
   """
 
-  def __init__(self, writer, scaffold, counter):
-    self._writer, self._scaffold, self._counter = writer, scaffold, counter
+  def __init__(self, step, writer, scaffold):
+    super().__init__(step)
+    self._writer, self._scaffold = writer, scaffold
 
-  def is_called_at(self, step):
-    return step % FLAGS.save_summaries_steps == 0
+  def is_called_at(self, number):
+    return number % FLAGS.save_summaries_steps == 0
 
   def after_create_session(self, session, coord):
     # From here on TensorBoard drops what a start that was killed had written after the checkpoint.
-    self._writer.add_session_log(tf.SessionLog(status=tf.SessionLog.START), self._counter.step + 1)
+    self._writer.add_session_log(tf.SessionLog(status=tf.SessionLog.START), self._step.number + 1)
 
   def before_run(self, run_context):
-    if self.is_called_at(self._counter.step):
+    if self._step.is_in(run_context) and self.is_called_at(self._step.number):
       return tf.train.SessionRunArgs(self._scaffold.summary_op)
 
   def after_run(self, run_context, run_values):
     if run_values.results is not None:
-      self._writer.add_summary(run_values.results, self._counter.step)
+      self._writer.add_summary(run_values.results, self._step.number)
 
 
 class _SaveHook(_Hook):
@@ -426,24 +419,25 @@ class _SaveHook(_Hook):
   a kill at that moment would cost it.
   """
 
-  def __init__(self, train_dir, scaffold, counter):
-    self._train_dir, self._scaffold, self._counter = train_dir, scaffold, counter
+  def __init__(self, step, train_dir, scaffold):
+    super().__init__(step)
+    self._train_dir, self._scaffold = train_dir, scaffold
 
   def after_create_session(self, session, coord):
     tf.train.write_graph(session.graph, self._train_dir, 'graph.pbtxt')
     if not self._scaffold.saver.last_checkpoints:  # A new run.
       self._save(session)
-    self._saved_step, self._saved_time = self._counter.step, time.monotonic()
+    self._saved_step, self._saved_time = self._step.number, time.monotonic()
 
   def after_step(self, session):
     if time.monotonic() - self._saved_time >= FLAGS.save_checkpoint_secs:
       self._save(session)
 
   def end(self, session):
-    if self._counter.step != self._saved_step:
+    if self._step.number != self._saved_step:
       self._save(session)
 
   def _save(self, session):
     self._scaffold.saver.save(session, os.path.join(self._train_dir, 'model.ckpt'),
-                              global_step=self._counter.step)
-    self._saved_step, self._saved_time = self._counter.step, time.monotonic()
+                              global_step=self._step.number)
+    self._saved_step, self._saved_time = self._step.number, time.monotonic()

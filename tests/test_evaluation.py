@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from cifar10_support import checkpoints
-from cifar10_support import restore
+from cifar10_support import evaluation
 from cifar10_support.console import UserError
 
 import tensorflow.compat.v1 as tf

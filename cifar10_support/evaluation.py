@@ -1,0 +1,80 @@
+"""What evaluation and prediction share: which checkpoint, and which values of its variables."""
+
+import os
+import re
+
+import tensorflow.compat.v1 as tf
+
+from cifar10_support import checkpoints
+from cifar10_support import console
+from cifar10_support import runs
+from cifar10_support.console import UserError
+
+FLAGS = tf.app.flags.FLAGS
+
+console.DEFINE_path('checkpoint_dir', 'cifar10/train',
+                    'Directory of a run, for its latest checkpoint; or one checkpoint in it, such '
+                    'as cifar10/train/model.ckpt-100.')
+tf.app.flags.DEFINE_boolean('use_moving_averages', True, 'Use the moving averages of the '
+                            'variables; false uses the variables themselves.')
+tf.app.flags.DEFINE_boolean('multiview', False, '10-crop evaluation: average the probabilities '
+                            'over the central crop, the four corners, and their horizontal flips. '
+                            'Takes ten times as long.')
+
+
+def directory_and_path():
+  """Returns the run's directory, and the path of the checkpoint if --checkpoint_dir names one.
+
+  Raises:
+    UserError: --checkpoint_dir is neither a directory nor a checkpoint.
+  """
+  # What the Tab key completes is one of a checkpoint's files.
+  named = re.sub(r'\.(index|meta|data-\d+-of-\d+)$', '', FLAGS.checkpoint_dir)
+  directory, name = os.path.split(named)
+  if name and not os.path.isdir(named):
+    runs.check_directory(directory or '.', 'checkpoint_dir')
+    if tf.train.checkpoint_exists(named):
+      return directory or '.', named
+    if name.startswith('model.ckpt'):
+      raise UserError(f'There is no checkpoint {named}.')
+  runs.check_directory(named, 'checkpoint_dir')
+  return named, None
+
+
+def find_checkpoint():
+  """Reads the checkpoint that --checkpoint_dir names, or the latest one there.
+
+  Returns:
+    A `checkpoints.Checkpoint`.
+
+  Raises:
+    UserError: there is none, or it cannot be read.
+  """
+  directory, path = directory_and_path()
+  checkpoint = checkpoints.read(path) if path else checkpoints.latest_intact(directory)
+  if not checkpoint:
+    raise UserError(f'There is no checkpoint in {directory}: train first, or name the directory '
+                    'of a run, such as cifar10/trained, with --checkpoint_dir.')
+  return checkpoint
+
+
+def restore(session, checkpoint):
+  """Restores the network of the default graph from a `checkpoints.Checkpoint`.
+
+  With --use_moving_averages a variable gets the value of its average, or its own if it has none:
+  it was frozen then, or is not one that training learns.
+
+  Raises:
+    UserError: the checkpoint does not fit, or has no averages at all.
+  """
+  # Only the names of the averages matter here, and they do not depend on the decay.
+  averages = tf.train.ExponentialMovingAverage(decay=0.0)
+  variables = {variable.op.name: variable for variable in tf.global_variables()}
+  if FLAGS.use_moving_averages:
+    if not any(key.endswith(f'/{averages.name}') for key in checkpoint.contents):
+      raise UserError(f'{checkpoint.path} has no moving averages: --use_moving_averages=false '
+                      'uses the variables themselves.')
+    variables = {key if key in checkpoint.contents else variable.op.name: variable
+                 for key, variable in averages.variables_to_restore().items()}
+  checkpoints.check_fits(checkpoint, variables)
+  checkpoints.restore(session, checkpoint, variables)
