@@ -16,7 +16,7 @@ import tensorflow.compat.v1 as tf
 from cifar10_support import tf_setup
 from cifar10_support.console import UserError
 
-_ON_DISK = re.compile(r'(.+)\.index|(model\.ckpt-\d+)')
+_ON_DISK = re.compile(r'(model\.ckpt-\d+)(?:\.index)?|(?!model\.ckpt)(.+[-_]\d+)\.data-0+-of-\d+')
 
 # What the file system says of files that are gone or on a failing disk. Anything else, such as
 # missing permissions, may pass, and is no reason to fall back on an older checkpoint.
@@ -39,20 +39,13 @@ class Checkpoint(collections.namedtuple('Checkpoint', 'path step contents')):
 
 
 def paths(directory):
-  """Lists the checkpoints of a directory, the one to use first.
+  """Lists the paths of the checkpoints in a directory, the one to use first.
 
   First comes the one that the file `checkpoint` names as the latest: it may be an older one that
   somebody chose. That file may be missing, and its paths may be absolute and those of another
   place from which the run was moved; only the names in it count.
 
-  Args:
-    directory: path of a directory; it need not exist.
-
-  Returns:
-    A list of paths, such as `cifar10/train/model.ckpt-100`.
-
-  Raises:
-    UserError: the directory cannot be read.
+  A `UserError` if the directory cannot be read; it need not exist.
   """
   try:
     matches = [_ON_DISK.fullmatch(name) for name in os.listdir(directory)]
@@ -60,8 +53,8 @@ def paths(directory):
     return []
   except OSError as error:
     raise UserError(f'{directory} cannot be read: {error.strerror}.') from error
-  names = sorted({match.group(1) or match.group(2) for match in matches if match},
-                 key=lambda name: _step_in(name) or -1, reverse=True)
+  names = {match.group(1) or match.group(2) for match in matches if match}
+  names = sorted(names, key=_step_in, reverse=True)
   try:
     state = tf.train.get_checkpoint_state(directory)
   except (ValueError, tf.errors.OpError):
@@ -82,11 +75,7 @@ def latest_intact(directory):
   """Reads the latest checkpoint; if it is damaged, says so and reads the one before it.
 
   Returns:
-    A `Checkpoint`, or None if the directory has none.
-
-  Raises:
-    Damaged: all are damaged.
-    UserError: one cannot be read for another reason, see `read`.
+    A `Checkpoint`, or None if the directory has none. If all are damaged it raises `Damaged`.
   """
   damaged = None
   for path in paths(directory):
@@ -102,10 +91,7 @@ def latest_intact(directory):
 
 
 def read(path):
-  """Reads all of a checkpoint, which compares its checksums.
-
-  Returns:
-    A `Checkpoint`.
+  """Reads all of a checkpoint, which compares its checksums; returns a `Checkpoint`.
 
   Raises:
     Damaged: it is missing, or can never be read.
@@ -131,15 +117,7 @@ def read(path):
 
 
 def check_fits(checkpoint, variables):
-  """Checks that `restore` can restore some variables.
-
-  Args:
-    checkpoint: a `Checkpoint`.
-    variables: a dictionary from keys to the variables to restore.
-
-  Raises:
-    UserError: it is from a different network; the message names the first key that does not fit.
-  """
+  """Checks that a `Checkpoint` has what `restore` needs; a `UserError` names what does not fit."""
   for key, variable in sorted(variables.items()):
     if key == 'global_step' and checkpoint.step is not None:
       continue
@@ -168,12 +146,8 @@ def restore(session, checkpoint, variables):
 
   Args:
     session: a session of the variables' graph.
-    checkpoint: a `Checkpoint` that fits, see `check_fits`.
+    checkpoint: a `Checkpoint` that fits, see `check_fits`. If it has vanished, that is `Damaged`.
     variables: a dictionary from keys to variables.
-
-  Raises:
-    Damaged: it has vanished since it was read.
-    tf.errors.OpError: it cannot be restored for another reason, such as too little memory.
   """
   try:
     reader = tf.train.load_checkpoint(checkpoint.path)

@@ -59,11 +59,7 @@ def run(main, takes_arguments=False):
   """Parses the flags, calls `main()` and ends the process.
 
   The exit status is what `main` returns (0 for None), 1 after a `UserError`, 2 after a wrong flag,
-  130 after Ctrl-C.
-
-  Args:
-    main: a function.
-    takes_arguments: whether there may be arguments that are not flags; `main` gets a list of them.
+  130 after Ctrl-C. If it `takes_arguments`, `main` gets a list of those that are not flags.
   """
   def call_main(arguments):
     try:
@@ -167,7 +163,7 @@ def progress(what, total, unit, **arguments):
     what: what is being done, such as 'Downloading'.
     total: the number of items, or None if it is not known.
     unit: what is counted, such as 'images'.
-    **arguments: further ones for `tqdm`.
+    **arguments: further ones of `tqdm`.
   """
   return tqdm.tqdm(desc=what, total=total, unit=f' {unit}', delay=1, leave=False, disable=None,
                    file=sys.stderr, dynamic_ncols=True, **arguments)

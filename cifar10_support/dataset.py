@@ -49,13 +49,7 @@ class DataError(UserError, ValueError):
 
 class DataSet(collections.namedtuple(
     'DataSet', ['train_files', 'test_files', 'num_train', 'num_test', 'classes'])):
-  """A verified data set.
-
-  Attributes:
-    train_files, test_files: lists of paths, in order.
-    num_train, num_test: the numbers of images in them.
-    classes: a tuple of names, one for each label.
-  """
+  """A verified data set: lists of paths, the numbers of images in them, the classes' names."""
 
   def files(self, eval_data):
     """Returns the paths of one part, 'test' or 'train_eval' (the training images)."""
@@ -66,11 +60,7 @@ class DataSet(collections.namedtuple(
     return {'test': self.num_test, 'train_eval': self.num_train}[eval_data]
 
   def read_images(self, eval_data, indices):
-    """Reads single images, without a graph.
-
-    Args:
-      eval_data: 'test' or 'train_eval'.
-      indices: which images, counted from 0 through the files of that part.
+    """Reads single images of a part, counted from 0 through its files, without a graph.
 
     Returns:
       uint8 of shape [len(indices), 32, 32, 3].
@@ -98,10 +88,7 @@ def prepare(data_dir, url, num_classes):
     num_classes: how many classes the labels may name.
 
   Returns:
-    A `DataSet`.
-
-  Raises:
-    DataError: a file is missing or damaged, or the data set cannot be downloaded or written.
+    A `DataSet`. If it cannot be had, that is a `DataError`.
   """
   def fill(folder):
     if url == synthetic.URL:
@@ -134,18 +121,10 @@ def prepare(data_dir, url, num_classes):
 
 
 def find(data_dir, num_classes, parts=('train_eval', 'test')):
-  """Verifies the data set, or parts of it, in a directory.
-
-  Args:
-    data_dir: path of the directory, see `prepare`.
-    num_classes: how many classes the labels may name.
-    parts: the parts to verify, 'train_eval' and 'test'.
+  """Verifies parts of the data set in a directory; a `DataError` if a file is missing or damaged.
 
   Returns:
     A `DataSet`, in which any other part is empty.
-
-  Raises:
-    DataError: a file is missing or damaged.
   """
   folder = locate(data_dir) or os.path.join(data_dir, FOLDER)
   paths = {part: [os.path.join(folder, name) for name in _NAMES[part]] if part in parts else []
@@ -177,9 +156,6 @@ def make(data_dir, fill):
     data_dir: path of the directory, made if it does not exist.
     fill: a function that makes the folder `FOLDER`, with the files, in a temporary directory whose
       path it gets.
-
-  Raises:
-    DataError: it cannot be written.
   """
   try:
     os.makedirs(data_dir, exist_ok=True)

@@ -23,11 +23,7 @@ tf.app.flags.DEFINE_boolean('multiview', False, '10-crop evaluation: average the
 
 
 def directory_and_path():
-  """Returns the run's directory, and the path of the checkpoint if --checkpoint_dir names one.
-
-  Raises:
-    UserError: --checkpoint_dir is neither a directory nor a checkpoint.
-  """
+  """Returns the run's directory, and the path of the checkpoint if --checkpoint_dir names one."""
   # What the Tab key completes is one of a checkpoint's files.
   named = re.sub(r'\.(index|meta|data-\d+-of-\d+)$', '', FLAGS.checkpoint_dir)
   directory, name = os.path.split(named)
@@ -42,14 +38,7 @@ def directory_and_path():
 
 
 def find_checkpoint():
-  """Reads the checkpoint that --checkpoint_dir names, or the latest one there.
-
-  Returns:
-    A `checkpoints.Checkpoint`.
-
-  Raises:
-    UserError: there is none, or it cannot be read.
-  """
+  """Returns the `checkpoints.Checkpoint` that --checkpoint_dir names, or the latest one there."""
   directory, path = directory_and_path()
   checkpoint = checkpoints.read(path) if path else checkpoints.latest_intact(directory)
   if not checkpoint:

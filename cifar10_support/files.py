@@ -13,13 +13,9 @@ except ImportError:  # Windows.
 
 @contextlib.contextmanager
 def locked(folder, when_busy):
-  """Keeps out other processes that lock the same folder.
+  """Keeps out other processes that lock the same folder; on a network file system perhaps not all.
 
-  On a network file system the lock may keep out only processes of the same machine, or none.
-
-  Args:
-    folder: path of a folder.
-    when_busy: called if another process has the lock; if it returns, we wait for that process.
+  If another process has the lock, it calls `when_busy`, and if that returns, waits.
 
   Yields:
     A function that returns whether the locked folder is still the one at that path. If it was moved
@@ -63,11 +59,8 @@ def _lock(descriptor, wait):
 def publish(source, target):
   """Gives a file, or a folder of files, its name once all of it is on the disk.
 
-  In any other order, a power cut could leave the name with nothing behind it.
-
-  Args:
-    source: its path so far.
-    target: the path to give it, on the same file system; it replaces a file there.
+  In any other order, a power cut could leave the name with nothing behind it. `target`, on the
+  same file system, may be a file that it replaces.
   """
   paths = [source] + [os.path.join(folder, name) for folder, folders, names in os.walk(source)
                       for name in folders + names]

@@ -18,13 +18,10 @@ from cifar10_support.dataset import IMAGE_SIZE
 
 
 def load(path):
-  """Reads a picture file: upright, its central square.
-
-  Args:
-    path: of a file in any format that Pillow reads. Of an animation, the first frame counts.
+  """Reads a picture file in any format that Pillow reads; of an animation, the first frame.
 
   Returns:
-    The contents of a PNG file, bytes, for `decode`.
+    Its central square, upright, as the contents of a PNG file, bytes, for `decode`.
 
   Raises:
     UserError: the file is missing, damaged, too large, or not a picture.

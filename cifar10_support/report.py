@@ -24,17 +24,14 @@ _GAP = 6  # Pixels between two images.
 
 
 def summary(labels, probabilities, classes, read_images, kind=''):
-  """Summarises what the network mistook for what.
+  """Returns a `tf.Summary` of what the network mistook for what.
 
   Args:
     labels: integers of shape [n], the true classes.
-    probabilities: floats of shape [n, classes], as the network gives them.
+    probabilities: floats of shape [n, classes].
     classes: the names of the classes.
     read_images: a function from indices of images, 0..n-1, to uint8 of shape [., 32, 32, 3].
     kind: of evaluation; it becomes part of every tag.
-
-  Returns:
-    A `tf.Summary`.
   """
   matrix = confusion_matrix(labels, probabilities.argmax(1), len(classes))
   # The fraction that is right, of the images that show a class and of those taken for it.
@@ -89,17 +86,10 @@ def _fractions(matrix):
 
 
 def draw_matrix(matrix, classes):
-  """Draws a confusion matrix with the names of the classes and the percentages.
+  """Draws a `confusion_matrix` with the names of the classes and the percentages.
 
   The larger its fraction of the row, the darker a cell; by the square root, or mistakes of a few
-  percent would look like none.
-
-  Args:
-    matrix: see `confusion_matrix`.
-    classes: the names of the classes.
-
-  Returns:
-    uint8 of shape [side, side, 3]: the cells, with room for the names on the left and on top.
+  percent would look like none. Returns uint8 of shape [side, side, 3].
   """
   count = len(classes)
   numbered = count <= _MOST_NUMBERED

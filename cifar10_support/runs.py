@@ -21,11 +21,7 @@ _EVALUATED = 'evaluated.json'
 
 
 def check_directory(path, flag):
-  """Checks that a path can be a run's directory, whether it exists or not.
-
-  Raises:
-    UserError: it cannot; the message names the flag.
-  """
+  """Raises a `UserError` that names the flag if a path can be no run's directory."""
   if not path:
     raise UserError(f'--{flag} is empty: name a directory.')
   if '://' in path:
@@ -41,9 +37,7 @@ def check_directory(path, flag):
 def locked(train_dir, restart=False):
   """Makes the directory if there is none, and keeps other training processes out of it.
 
-  Args:
-    train_dir: path of the run's directory.
-    restart: whether to rename a run that is there, see `set_aside`.
+  With `restart` it renames a run that is there, see `set_aside`.
 
   Yields:
     A function that returns whether the directory is still in place, see `files.locked`.
@@ -83,14 +77,8 @@ def _holds_run(path):
 def set_aside(train_dir):
   """Renames the directory of a run to `DIR.old-DATE-TIME`, and says so.
 
-  Directories beside it with its evaluations get the same ending: curves of two runs never mix.
-
-  Args:
-    train_dir: path of a directory that holds a run.
-
-  Raises:
-    UserError: it is the current directory, one above it, or a mount point.
-    OSError: it cannot be renamed.
+  Directories beside it with its evaluations get the same ending, so that no curve mixes two runs.
+  A `UserError` if it is the current directory, one above it, or a mount point.
   """
   directory = os.path.realpath(train_dir)  # Behind a symbolic link, so that the link stays.
   here = os.path.realpath('.')
@@ -127,16 +115,7 @@ def _evaluated_in(eval_dir):
 
 
 def record_start(train_dir, flags, classes):
-  """Records in a run's directory that training starts.
-
-  Args:
-    train_dir: path of the directory.
-    flags: a dictionary of the flags' values.
-    classes: the names of the data set's classes.
-
-  Raises:
-    UserError: the directory cannot be written to.
-  """
+  """Records in a run's directory that training starts, with these flags, on these classes."""
   before = read(train_dir)
   record = {
       'started': datetime.datetime.now().isoformat(timespec='seconds'),
@@ -156,45 +135,25 @@ def record_start(train_dir, flags, classes):
 
 
 def read(train_dir):
-  """Returns the record of a run's last start, a dictionary, or None if there is none.
-
-  Raises:
-    UserError: there is one that cannot be read, or that `record_start` did not write.
-  """
+  """Returns the record of a run's last start, a dictionary, or None if there is none."""
   path = os.path.join(train_dir, _RECORD)
   try:
     with open(path, encoding='utf-8') as lines:
       record = json.load(lines)
+    # What the others rely on.
+    list(record['classes']), record['earlier'] + [], record['flags']['max_steps'] + 0
+    return record
   except (FileNotFoundError, NotADirectoryError):
     return None
   except OSError as error:
     raise UserError(f'{path} cannot be read: {error.strerror}.') from error
-  except ValueError:
-    record = None
-  if not _is_record(record):
-    raise UserError(f'{path} is damaged: remove it to continue without the history of the run.')
-  return record
-
-
-def _is_record(record):
-  return (isinstance(record, dict)
-          and isinstance(record.get('classes'), list)
-          and isinstance(record.get('flags'), dict)
-          and isinstance(record['flags'].get('max_steps'), int)
-          and isinstance(record.get('earlier'), list))
+  except (ValueError, KeyError, TypeError) as error:
+    raise UserError(f'{path} is damaged: remove it to continue without the history of the '
+                    'run.') from error
 
 
 def check_classes(directory, record, classes):
-  """Checks that a run, if there is one, was trained on this data set.
-
-  Args:
-    directory: path of the run's directory.
-    record: what `read` returned.
-    classes: the names of the data set's classes.
-
-  Raises:
-    UserError: it was trained on another.
-  """
+  """Raises a `UserError` if the run, whose record `read` returned, had other classes."""
   if record and record['classes'] != list(classes):
     raise UserError(f'The run in {directory} was trained on another data set '
                     f"({', '.join(map(str, record['classes'][:3]))}, ...) than this one "

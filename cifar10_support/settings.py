@@ -40,13 +40,8 @@ def from_flags(model):
 
   A flag on the command line sets its constant; a flag left out takes the constant's value. With
   --synthetic the directories that were not named are those in cifar10/synthetic. Everything is
-  restored on exit, so that `main()` can be called again with other flags.
-
-  Args:
-    model: the module `cifar10`.
-
-  Raises:
-    UserError: --synthetic and another flag name two data sets.
+  restored on exit, so that `main()` can be called again with other flags. `model` is the module
+  `cifar10`.
   """
   is_synthetic = FLAGS.synthetic  # Reading a flag parses the command line, if nobody has yet.
   names = [name for name in CONSTANTS if name in FLAGS]

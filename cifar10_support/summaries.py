@@ -41,10 +41,8 @@ def scalar(tag, value):
 def filters(tag, kernel):
   """Adds a picture of a first layer's filters: side by side in a square, a pixel apart.
 
-  Args:
-    tag: its name in TensorBoard, see `histogram`.
-    kernel: floats of shape [height, width, channels, count]; without 1, 3 or 4 channels there is
-      nothing to see, and nothing is added.
+  `kernel` is floats of shape [height, width, channels, count]; without 1, 3 or 4 channels there is
+  nothing to see, and nothing is added.
   """
   height, width, channels, count = kernel.shape.as_list()
   if channels not in (1, 3, 4):

@@ -33,25 +33,15 @@ CLASSES = tuple(f'{colour} {shape}' for colour in ('warm', 'cool') for shape in 
 
 
 def make_data_set(data_dir, records_per_file=10000):
-  """Generates the data set in the folder `cifar-10-batches-bin` of a directory, see `write`.
+  """Generates a data set in the folder `cifar-10-batches-bin` of a directory.
 
   Args:
     data_dir: path of the directory, made if it does not exist.
-    records_per_file: how many images each of the six files gets.
-  """
-  folder = os.path.join(data_dir, _FOLDER)
-  os.makedirs(folder)
-  write(folder, records_per_file)
-
-
-def write(folder, records_per_file=10000):
-  """Generates the six `.bin` files and the file of class names.
-
-  Args:
-    folder: path of an existing folder.
     records_per_file: how many images each of the six files gets; a multiple of ten makes the
       classes equally frequent.
   """
+  folder = os.path.join(data_dir, _FOLDER)
+  os.makedirs(folder)
   with console.progress('Generating', len(_FILES) * records_per_file, 'images') as progress:
     for i, name in enumerate(_FILES):
       # numpy has frozen the streams of RandomState for all its versions; default_rng may change.

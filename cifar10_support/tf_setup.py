@@ -97,16 +97,10 @@ def on_gpu():
 
 
 def tower_devices(num_towers):
-  """Returns a device for each tower: a GPU each, or shared ones, which it says, if there are fewer.
+  """Returns a device for each tower, such as '/gpu:0': shared ones, which it says, if need be.
 
   Without any GPU each tower gets a logical device of the processor; the session then needs
   `session_config(num_cpus=num_towers)`.
-
-  Args:
-    num_towers: an integer.
-
-  Returns:
-    A list of strings, such as '/gpu:0'.
   """
   gpus = num_gpus()
   if not gpus:
@@ -164,12 +158,9 @@ def _processor_features():
 
 
 def check_single_machine():
-  """Sends the task of a cluster to the program for clusters.
+  """Sends the task of a cluster to the program for clusters, with a `UserError`.
 
   Job operators set TF_CONFIG even where there is only one machine: then training runs here.
-
-  Raises:
-    UserError: TF_CONFIG describes a cluster of several tasks or with a parameter server.
   """
   text = os.environ.get('TF_CONFIG')
   if not text:
@@ -188,11 +179,7 @@ def check_single_machine():
 
 
 def file_error(error):
-  """Returns the path and what the file system said of it, or None if it is not that kind of error.
-
-  Args:
-    error: one of TensorFlow's errors, or an `OSError`.
-  """
+  """Returns the path and what the file system said of it; None if it is no error of that kind."""
   if isinstance(error, OSError):
     return error.filename, error.strerror
   match = _FILE_ERROR.search(str(error))

@@ -43,23 +43,18 @@ tf.app.flags.DEFINE_boolean('restart', False, 'Start over. The old run is kept: 
 console.adopt_flags(hyperparameters, settings)
 
 
-class SessionCreator(tf.train.SessionCreator):
-  """Opens a session and restores the last checkpoint of a saver, or else initialises all."""
+class SessionCreator(tf.train.ChiefSessionCreator):
+  """Opens a session, initialises the variables, and restores the saver's last checkpoint if any."""
 
   def __init__(self, scaffold, config, master=''):
-    """Args:
-      scaffold: a `tf.train.Scaffold`.
-      config: a `tf.ConfigProto`.
-      master: the server to open the session on; '' is this process.
-    """
-    self._scaffold, self._config, self._master = scaffold, config, master
+    super().__init__(scaffold, master, config)
+    self._saver = scaffold.saver
 
   def create_session(self):
-    creator = tf.train.ChiefSessionCreator(self._scaffold, self._master, self._config)
-    session = creator.create_session()
-    if self._scaffold.saver.last_checkpoints:
-      checkpoints.restore(session, checkpoints.read(self._scaffold.saver.last_checkpoints[-1]),
-                          _variables())
+    session = super().create_session()
+    if self._saver.last_checkpoints:
+      last = checkpoints.read(self._saver.last_checkpoints[-1])
+      checkpoints.restore(session, last, _variables())
     return session
 
 
@@ -81,10 +76,8 @@ def training_session(train_op, loss, examples_per_step, classes, num_cpus=1, hoo
     examples_per_step: how many images a step takes.
     classes: the names of the data set's classes.
     num_cpus: how many logical devices the processor is split into, see `tf_setup.tower_devices`.
-    hooks: further `tf.train.SessionRunHook`s; they are called in every run, after the log and
-      before what saves.
-    session_creator: a function that returns a `tf.train.SessionCreator`, called as
-      `SessionCreator` is.
+    hooks: further hooks; they are called in every run, after the log and before what saves.
+    session_creator: is called as `SessionCreator` is, and returns such an object.
     signals: a `StopSignals` context that is already entered, or None for one of our own.
 
   Yields:
@@ -121,7 +114,9 @@ def training_session(train_op, loss, examples_per_step, classes, num_cpus=1, hoo
       print(f'Resuming {train_dir} from step {checkpoint.step}.' if checkpoint
             else f'Training in {train_dir}.')
       is_compiled = FLAGS.xla and tf_setup.can_compile()
-      writer = stack.enter_context(_writer(train_dir))
+      # An event file of its own for each start: two in a second would share a name.
+      writer = stack.enter_context(tf.summary.FileWriter(
+          train_dir, tf.get_default_graph(), filename_suffix=f'.{time.time_ns()}'))
       all_hooks.append(_StagingHook(step))
       if FLAGS.save_summaries_steps:
         log.writer = writer
@@ -138,7 +133,8 @@ def training_session(train_op, loss, examples_per_step, classes, num_cpus=1, hoo
       yield session
   signals.exit_if_received(f'after step {step.number}; {console.same_command()} resumes from '
                            f'there, in {train_dir}')
-  log.raise_log_error()
+  if log.log_error:  # Reported now that the run is safe on disk.
+    raise log.log_error
   if step.number >= FLAGS.max_steps:
     print(f'{train_dir} has reached step {step.number}. Evaluate it with cifar10_eval.py, or raise '
           '--max_steps to train further.')
@@ -149,23 +145,8 @@ def check_train_dir():
   runs.check_directory(FLAGS.train_dir, 'train_dir')
 
 
-@contextlib.contextmanager
-def _writer(train_dir):
-  """Opens an event file of its own for each start: two in a second would share a name."""
-  writer = tf.summary.FileWriter(train_dir, tf.get_default_graph(),
-                                 filename_suffix=f'.{time.time_ns()}')
-  try:
-    yield writer
-  finally:
-    writer.close()
-
-
 def _checkpoint_to_resume(train_dir, classes):
-  """Finds the checkpoint to resume from, and checks that resuming it loses nothing.
-
-  Returns:
-    A `checkpoints.Checkpoint`, or None for a new run.
-  """
+  """Returns the checkpoint to resume from, or None; checks that resuming it loses nothing."""
   record = runs.read(train_dir)
   runs.check_classes(train_dir, record, classes)
   checkpoint = checkpoints.latest_intact(train_dir)
@@ -209,12 +190,9 @@ def _advice(train_dir):
 
 
 class _Saver(tf.train.Saver):
-  """Saves all variables, if they are finite."""
+  """Saves all variables, if they are finite and the run's directory is still what it was."""
 
   def __init__(self, is_in_place):
-    """Args:
-      is_in_place: a function that returns whether the run's directory is still what it was.
-    """
     self._is_in_place = is_in_place
     # With relative paths a run can be copied or moved.
     super().__init__(save_relative_paths=True)
@@ -247,14 +225,9 @@ class TrainingSession(tf.train.MonitoredSession):
   """
 
   def __init__(self, session_creator, step, log, hooks, signals):
-    """Args:
-      session_creator: a `tf.train.SessionCreator`.
-      step, log: the `_Step` and the `_LogHook` among the hooks.
-      hooks: all `tf.train.SessionRunHook`s; one that is not a `_Hook` rules the shortcut out.
-      signals: a `StopSignals`.
-    """
     self._step, self._log, self._signals = step, log, signals
     self._last_step = FLAGS.max_steps
+    # Any other hook may want to be called in every run.
     self._followers = hooks if all(isinstance(hook, _Hook) for hook in hooks) else None
     super().__init__(session_creator, hooks)
 
@@ -340,7 +313,7 @@ class _LogHook(_Hook):
     super().__init__(step)
     self._train_dir = train_dir
     self._examples_per_step = examples_per_step
-    self.log_error = None  # Why the log cannot be written any more.
+    self.log_error = None  # Why the log cannot be written: a full disk, no reader (`| head`).
     self.writer = None  # A `tf.summary.FileWriter` for the speed.
 
   def after_create_session(self, session, coord):
@@ -365,14 +338,6 @@ class _LogHook(_Hook):
         self._print(number, loss)
       except (BrokenPipeError, UserError) as error:
         self.log_error = error
-
-  def raise_log_error(self):
-    """Reports, now that the run is safe on disk, that the log cannot be written any more.
-
-    The disk of a log file is full, or whoever read the lines is gone (`| head`).
-    """
-    if self.log_error:
-      raise self.log_error
 
   def _print(self, number, loss):
     now = time.perf_counter()
