@@ -23,6 +23,7 @@ import tensorflow.compat.v1 as tf
 import cifar10_input
 from cifar10_support import console
 from cifar10_support import dataset
+from cifar10_support import freezing
 from cifar10_support import summaries
 
 FLAGS = tf.app.flags.FLAGS
@@ -52,6 +53,7 @@ CONV_WEIGHT_DECAY = 0.0
 DISTORTION_STRENGTH = 1.0  # See `cifar10_input.distort`.
 MIN_QUEUE_EXAMPLES = None  # See `cifar10_input.training_batches`.
 MIXED_PRECISION = False
+FREEZE = []  # Scopes that training leaves as they are, such as ['conv1', 'conv2'].
 
 _LOSS_DECAY = 0.9  # For the smoothed losses in the summaries.
 
@@ -64,11 +66,7 @@ DATA_URL = dataset.DATA_URL
 def maybe_download_and_extract():
   """Locates and verifies the data set in --data_dir, and downloads it first if there is none.
 
-  Returns:
-    A `dataset.DataSet`: pass it to `distorted_inputs` or `inputs`.
-
-  Raises:
-    UserError: the download fails, or a file is missing or damaged.
+  Returns a `dataset.DataSet` for the builders below; a `UserError` if there is none to be had.
   """
   return dataset.prepare(FLAGS.data_dir, DATA_URL, NUM_CLASSES)
 
@@ -94,12 +92,13 @@ def inputs(eval_data, data_set=None, one_pass=False, crop=cifar10_input.central_
   return cifar10_input.evaluation_batches(data_set.files(part), FLAGS.batch_size, one_pass, crop)
 
 
-def inference(images):
+def inference(images, training=False):
   """Adds the network: a list of layers, each of which is one box in TensorBoard's picture.
 
   Args:
     images: float32 of shape [n, 24, 24, 3], standardised; n may be unknown. With float64, in a
       variable scope of that dtype, the whole network is of that precision.
+    training: whether to learn from the images; for networks with dropout or batch normalisation.
 
   Returns:
     Logits, of shape [n, 10] and the dtype of the variables. The softmax is left to the loss, which
@@ -241,7 +240,7 @@ def probabilities(images):
 def loss(logits, labels, scope=None):
   """Adds the total loss: the cross entropy, averaged over the batch, plus all weight decay.
 
-  Both are in the collection 'losses'.
+  Both are in the collection 'losses', and so is the decay from the `regularizer` of a variable.
 
   Args:
     logits: float32 of shape [n, 10], see `inference`.
@@ -257,6 +256,9 @@ def loss(logits, labels, scope=None):
   cross_entropies = tf.nn.sparse_softmax_cross_entropy_with_logits(
       labels=labels, logits=logits, name='cross_entropy_per_example')
   tf.add_to_collection('losses', tf.reduce_mean(cross_entropies, axis=0, name='cross_entropy'))
+  decay = tf.get_collection(tf.GraphKeys.REGULARIZATION_LOSSES)  # Of variables: in every tower.
+  if decay:
+    tf.add_to_collection('losses', tf.add_n(decay, name='regularization'))
   return tf.add_n(tf.get_collection('losses', scope), name='total_loss')
 
 
@@ -271,11 +273,20 @@ def train(total_loss, global_step):
     The op that does all of it.
   """
   optimizer = gradient_descent(global_step, FLAGS.batch_size)
-  gradients = optimizer.compute_gradients(total_loss)
+  gradients = optimizer.compute_gradients(total_loss, freezing.variables_to_train(FREEZE))
   gradient_summaries(gradients)
   update = apply_gradients(optimizer, gradients, global_step)  # And the moving averages.
-  smooth = loss_summaries(tf.get_collection('losses') + [total_loss])
-  return tf.group(update, smooth, *tf.get_collection(tf_setup.STAGING), name='train')
+  return whole_step(update, tf.get_collection('losses') + [total_loss])
+
+
+def whole_step(update, losses):
+  """Adds the op that runs a whole step: an update, and what has to happen besides.
+
+  That is: smoothing the losses, a list of scalars; the ops in `tf.GraphKeys.UPDATE_OPS`, such as
+  those of batch normalisation; and copying the next batch to a GPU, see `cifar10_input.stage`.
+  """
+  return tf.group(update, loss_summaries(losses), *freezing.update_ops(FREEZE),
+                  *tf.get_collection(tf_setup.STAGING), name='train')
 
 
 def gradient_descent(global_step, examples_per_step):
@@ -311,7 +322,7 @@ def apply_gradients(optimizer, gradients, global_step):
 
   Args:
     optimizer: a `tf.train.Optimizer`.
-    gradients: a list of (gradient, variable).
+    gradients: a list of (gradient, variable); a gradient may be None.
     global_step: an integer variable, incremented by one.
 
   Returns:
@@ -325,7 +336,7 @@ def apply_gradients(optimizer, gradients, global_step):
     step = global_step.read_value()
     averages = tf.train.ExponentialMovingAverage(MOVING_AVERAGE_DECAY, num_updates=step)
     updates = []
-    for variable in tf.trainable_variables():
+    for _, variable in gradients:
       # Beside the variable: then the parameter servers of a cluster need not send anything for it.
       with tf.device(variable.device):
         updates.append(averages.apply([variable]))

@@ -16,6 +16,7 @@ import tensorflow.compat.v1 as tf
 import cifar10
 import cifar10_input
 from cifar10_support import console
+from cifar10_support import freezing
 from cifar10_support import settings
 from cifar10_support import training
 
@@ -64,25 +65,27 @@ def train_towers(batches, global_step):
   losses, gradients = [], []
   devices = tf_setup.tower_devices(len(batches))
   read_once = tf_setup.read_once()
-  summaries = tf.get_collection_ref(tf.GraphKeys.SUMMARIES)
+  collections = [tf.get_collection_ref(tf.GraphKeys.SUMMARIES),
+                 tf.get_collection_ref(tf.GraphKeys.UPDATE_OPS)]
   for i, ((images, labels), device) in enumerate(zip(batches, devices)):
     # The first tower makes the variables, the others share them.
     with tf.variable_scope(tf.get_variable_scope(), reuse=i > 0,
                            custom_getter=read_once), tf.device(device):
       with tf.name_scope(f'{cifar10.TOWER_NAME}_{i}') as scope:
-        so_far = len(summaries)
+        so_far = [len(collection) for collection in collections]
         losses.append(tower_loss(scope, *cifar10_input.stage(images, labels)))
-        gradients.append(optimizer.compute_gradients(losses[i]))
-        if i > 0:
-          del summaries[so_far:]  # The first tower's stand for all.
+        gradients.append(optimizer.compute_gradients(
+            losses[i], freezing.variables_to_train(cifar10.FREEZE)))
+        if i > 0:  # The first tower's stand for all.
+          for collection, length in zip(collections, so_far):
+            del collection[length:]
 
   loss = tf.divide(tf.add_n(losses), len(losses), name='loss')
   averages = average_gradients(gradients)
   cifar10.gradient_summaries(averages)
   update = cifar10.apply_gradients(optimizer, averages, global_step)
   first_losses = tf.get_collection('losses', f'{cifar10.TOWER_NAME}_0/') + losses[:1]
-  smooth = cifar10.loss_summaries(first_losses)
-  return loss, tf.group(update, smooth, *tf.get_collection(tf_setup.STAGING), name='train')
+  return loss, cifar10.whole_step(update, first_losses)
 
 
 def tower_loss(scope, images, labels):
@@ -96,7 +99,7 @@ def tower_loss(scope, images, labels):
   Returns:
     The total loss of the tower's batch, a float32 scalar.
   """
-  return cifar10.loss(cifar10.inference(images), labels, scope)
+  return cifar10.loss(cifar10.inference(images, training=True), labels, scope)
 
 
 def average_gradients(tower_grads):
@@ -114,7 +117,8 @@ def average_gradients(tower_grads):
     for grads_and_vars in zip(*tower_grads):
       gradients = [gradient for gradient, _ in grads_and_vars]
       _, variable = grads_and_vars[0]
-      averages.append((tf.add_n(gradients) / len(gradients), variable))
+      is_used = gradients[0] is not None
+      averages.append((tf.add_n(gradients) / len(gradients) if is_used else None, variable))
   return averages
 
 

@@ -34,7 +34,7 @@ def train(data_set=None):
     images, labels = cifar10.distorted_inputs(data_set)
     with tf_setup.on_gpu():  # If there is one.
       images, labels = cifar10_input.stage(images, labels)
-      logits = cifar10.inference(images)
+      logits = cifar10.inference(images, training=True)
       loss = cifar10.loss(logits, labels)
       train_op = cifar10.train(loss, global_step)
 

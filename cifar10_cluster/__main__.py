@@ -44,7 +44,7 @@ def train(replica, data_set):
 
     images, labels = cifar10.distorted_inputs(data_set)
     with tf.variable_scope(tf.get_variable_scope(), custom_getter=tf_setup.read_once()):
-      logits = cifar10.inference(images)
+      logits = cifar10.inference(images, training=True)
     loss = cifar10.loss(logits, labels)
     train_op = replica.train(loss, global_step)
 

@@ -29,6 +29,7 @@ import tensorflow.compat.v1 as tf
 import cifar10
 from cifar10_cluster import parameter_server
 from cifar10_support import console
+from cifar10_support import freezing
 from cifar10_support import signals as stop_signals
 from cifar10_support import tf_setup
 from cifar10_support import training
@@ -108,12 +109,14 @@ class Replica:
       hooks of `session`.
     """
     optimizer = cifar10.gradient_descent(global_step, self.count * FLAGS.batch_size)
-    gradients = optimizer.compute_gradients(total_loss)
+    gradients = optimizer.compute_gradients(total_loss,
+                                            freezing.variables_to_train(cifar10.FREEZE))
     cifar10.gradient_summaries(gradients)
     self.round = _Round(self, optimizer, gradients, global_step)
+    if not self.is_chief:  # The chief's stand for all.
+      tf.get_collection_ref(tf.GraphKeys.UPDATE_OPS).clear()
     with tf.device(self.device):  # It smooths the losses of this replica.
-      smooth = cifar10.loss_summaries(tf.get_collection('losses') + [total_loss])
-    return tf.group(self.round.arrive, smooth, name='train')
+      return cifar10.whole_step(self.round.arrive, tf.get_collection('losses') + [total_loss])
 
   @contextlib.contextmanager
   def session(self, train_op, loss, classes):
@@ -265,6 +268,9 @@ class _Round:
 
     accumulators, averages, hand_in = [], [], []
     for gradient, variable in gradients:
+      if gradient is None:
+        averages.append((None, variable))
+        continue
       with tf.device(variable.device):
         accumulator = tf.ConditionalAccumulator(gradient.dtype, variable.shape,
                                                 shared_name=f'{variable.op.name}/gradient')
@@ -303,8 +309,8 @@ class _SessionCreator(tf.train.SessionCreator):
     """
     self._replica = replica
     self._config = parameter_server.restricted(config, '/job:ps', replica.device)
-    self._chief_creator = scaffold and training.SessionCreator(scaffold, self._config,
-                                                               replica.target)
+    self._chief_creator = scaffold and tf.train.ChiefSessionCreator(scaffold, replica.target,
+                                                                    self._config)
     # A session that ends closes the queues of the input, and they may outlive it in the server.
     self._remove_queues = [
         tf.raw_ops.DestroyResourceOp(resource=runner.queue.queue_ref)

@@ -8,6 +8,7 @@
   pictures     your own pictures, decoded and scaled
   files        one process at a time in a folder; files that appear whole or not at all
   runs         a run's directory and its run.json
+  freezing     layers that training leaves as they are
   checkpoints  which is the latest intact one, does it fit; evaluation: evaluation's side of that
   training     `training_session`: log, checkpoints, summaries, stopping; signals: Ctrl-C that saves
   summaries    histograms of a sample, and a picture of filters, for TensorBoard

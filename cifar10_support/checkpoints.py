@@ -116,15 +116,22 @@ def read(path):
     raise Damaged(f'{path} is damaged ({error}).') from error
 
 
+def fits(checkpoint, key, variable):
+  """Returns whether `restore` can give a variable the value that a `Checkpoint` has for a key."""
+  if key == 'global_step' and checkpoint.step is not None:
+    return True
+  dtype, shape = checkpoint.contents.get(key, (None, None))
+  here = variable.dtype.base_dtype
+  return (shape == variable.shape.as_list()
+          and (dtype == here or (dtype.is_floating and here.is_floating)))
+
+
 def check_fits(checkpoint, variables):
-  """Checks that a `Checkpoint` has what `restore` needs; a `UserError` names what does not fit."""
+  """Raises a `UserError` if a `Checkpoint` has no value that fits for one of {key: variable}."""
   for key, variable in sorted(variables.items()):
-    if key == 'global_step' and checkpoint.step is not None:
-      continue
-    here = variable.dtype.base_dtype, variable.shape.as_list()
-    there = checkpoint.contents.get(key)
-    if there is None or there[1] != here[1] or (
-        there[0] != here[0] and not (there[0].is_floating and here[0].is_floating)):
+    if not fits(checkpoint, key, variable):
+      there = checkpoint.contents.get(key)
+      here = variable.dtype.base_dtype, variable.shape.as_list()
       raise UserError(f'{checkpoint.path} does not fit this network: {key} {_described(there)} '
                       f'there, and {_described(here)} here. Give the flags of that run (its '
                       'run.json has them), or train this network in another directory or with '
@@ -138,7 +145,7 @@ def _described(contents):
   return f'is {dtype.name} of shape {shape}'
 
 
-def restore(session, checkpoint, variables):
+def restore(session, checkpoint, keys_and_variables):
   """Gives variables the values that a `Checkpoint` has for them.
 
   `tf.train.Saver` would do the same, but demands the same precision (early versions of the tutorial
@@ -147,11 +154,11 @@ def restore(session, checkpoint, variables):
   Args:
     session: a session of the variables' graph.
     checkpoint: a `Checkpoint` that fits, see `check_fits`. If it has vanished, that is `Damaged`.
-    variables: a dictionary from keys to variables.
+    keys_and_variables: pairs.
   """
   try:
     reader = tf.train.load_checkpoint(checkpoint.path)
-    for key, variable in variables.items():
+    for key, variable in keys_and_variables:
       is_step = key == 'global_step' and checkpoint.step is not None
       value = checkpoint.step if is_step else reader.get_tensor(key)
       variable.load(np.asarray(value, variable.dtype.as_numpy_dtype), session)

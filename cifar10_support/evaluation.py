@@ -1,8 +1,5 @@
 """What evaluation and prediction share: which checkpoint, and which values of its variables."""
 
-import os
-import re
-
 import tensorflow.compat.v1 as tf
 
 from cifar10_support import checkpoints
@@ -24,27 +21,12 @@ tf.app.flags.DEFINE_boolean('multiview', False, '10-crop evaluation: average the
 
 def directory_and_path():
   """Returns the run's directory, and the path of the checkpoint if --checkpoint_dir names one."""
-  # What the Tab key completes is one of a checkpoint's files.
-  named = re.sub(r'\.(index|meta|data-\d+-of-\d+)$', '', FLAGS.checkpoint_dir)
-  directory, name = os.path.split(named)
-  if name and not os.path.isdir(named):
-    runs.check_directory(directory or '.', 'checkpoint_dir')
-    if tf.train.checkpoint_exists(named):
-      return directory or '.', named
-    if name.startswith('model.ckpt'):
-      raise UserError(f'There is no checkpoint {named}.')
-  runs.check_directory(named, 'checkpoint_dir')
-  return named, None
+  return runs.directory_and_path(FLAGS.checkpoint_dir, 'checkpoint_dir')
 
 
 def find_checkpoint():
   """Returns the `checkpoints.Checkpoint` that --checkpoint_dir names, or the latest one there."""
-  directory, path = directory_and_path()
-  checkpoint = checkpoints.read(path) if path else checkpoints.latest_intact(directory)
-  if not checkpoint:
-    raise UserError(f'There is no checkpoint in {directory}: train first, or name the directory '
-                    'of a run, such as cifar10/trained, with --checkpoint_dir.')
-  return checkpoint
+  return runs.find_checkpoint(FLAGS.checkpoint_dir, 'checkpoint_dir')
 
 
 def restore(session, checkpoint):
@@ -66,4 +48,4 @@ def restore(session, checkpoint):
     variables = {key if key in checkpoint.contents else variable.op.name: variable
                  for key, variable in averages.variables_to_restore().items()}
   checkpoints.check_fits(checkpoint, variables)
-  checkpoints.restore(session, checkpoint, variables)
+  checkpoints.restore(session, checkpoint, variables.items())

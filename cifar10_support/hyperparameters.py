@@ -16,6 +16,8 @@ tf.app.flags.DEFINE_enum('learning_rate_schedule', None, ['staircase', 'linear']
                          'How the learning rate falls: by --learning_rate_decay_factor every '
                          '--num_epochs_per_decay epochs, or in a straight line to zero over that '
                          'many (default: cifar10.LEARNING_RATE_SCHEDULE).')
+tf.app.flags.DEFINE_list('freeze', None, 'Scopes that training leaves as they are, such as '
+                         'conv1,conv2 (default: cifar10.FREEZE).')
 
 
 def _define_float(name, help, lower_bound=0.0, upper_bound=None):

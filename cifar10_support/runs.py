@@ -9,6 +9,7 @@ import contextlib
 import datetime
 import json
 import os
+import re
 
 import tensorflow.compat.v1 as tf
 
@@ -18,6 +19,7 @@ from cifar10_support.console import UserError
 
 _RECORD = 'run.json'
 _EVALUATED = 'evaluated.json'
+_SET_ASIDE = re.compile(r'\.old-\d{8}-\d{6}$')
 
 
 def check_directory(path, flag):
@@ -31,6 +33,31 @@ def check_directory(path, flag):
                     f'directory with --{flag}.')
   if os.path.exists(path) and not os.path.isdir(path):
     raise UserError(f'{path} is not a directory: name another one with --{flag}.')
+
+
+def directory_and_path(named, flag):
+  """Returns a run's directory and, if a flag names that, the path of a checkpoint in it."""
+  # What the Tab key completes is one of a checkpoint's files.
+  named = re.sub(r'\.(index|meta|data-\d+-of-\d+)$', '', named)
+  directory, name = os.path.split(named)
+  if name and not os.path.isdir(named):
+    check_directory(directory or '.', flag)
+    if tf.train.checkpoint_exists(named):
+      return directory or '.', named
+    if name.startswith('model.ckpt'):
+      raise UserError(f'There is no checkpoint {named}.')
+  check_directory(named, flag)
+  return named, None
+
+
+def find_checkpoint(named, flag):
+  """Returns the `checkpoints.Checkpoint` that a flag names, or the latest one in that directory."""
+  directory, path = directory_and_path(named, flag)
+  checkpoint = checkpoints.read(path) if path else checkpoints.latest_intact(directory)
+  if not checkpoint:
+    raise UserError(f'There is no checkpoint in {directory}: train first, or name the directory '
+                    f'of a run, such as cifar10/trained, with --{flag}.')
+  return checkpoint
 
 
 @contextlib.contextmanager
@@ -90,7 +117,7 @@ def set_aside(train_dir):
   print(f'The run that was in {train_dir} is now in {directory}{ending}.')
   parent = os.path.dirname(directory)
   for evaluations in [os.path.join(parent, name) for name in os.listdir(parent)]:
-    if directory in _evaluated_in(evaluations):
+    if directory in _evaluated_in(evaluations) and not _SET_ASIDE.search(evaluations):
       os.rename(evaluations, evaluations + ending)
       print(f'Its evaluations are now in {evaluations}{ending}.')
 

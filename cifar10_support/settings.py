@@ -29,7 +29,7 @@ tf.app.flags.DEFINE_boolean('mixed_precision', None,
 CONSTANTS = ('data_url', 'mixed_precision', 'min_queue_examples', 'distortion_strength',
              'initial_learning_rate', 'learning_rate_schedule', 'num_epochs_per_decay',
              'learning_rate_decay_factor', 'momentum', 'weight_decay', 'conv_weight_decay',
-             'moving_average_decay')
+             'moving_average_decay', 'freeze')
 
 _DIRECTORIES = ('data_dir', 'train_dir', 'eval_dir', 'checkpoint_dir')
 

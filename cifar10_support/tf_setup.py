@@ -112,7 +112,7 @@ def tower_devices(num_towers):
 
 
 def read_once():
-  """Returns a custom getter for `tf.variable_scope` that gives the values of variables, tensors.
+  """Returns a custom getter for `tf.variable_scope`: of trainable variables it gives the values.
 
   Each reading of a variable on another device is a transfer. With this getter all uses of a
   variable share a single reading, so it goes to each device once, however many towers are there.
@@ -121,6 +121,8 @@ def read_once():
 
   def read(getter, name, *args, **kwargs):
     variable = getter(name, *args, **kwargs)
+    if not variable.trainable:  # A network may assign to it, to a moving mean for example.
+      return variable
     if name not in values:
       with tf.name_scope(f'{name}/'):  # Its own, not that of the tower that happens to be first.
         values[name] = variable.read_value()

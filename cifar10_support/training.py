@@ -6,6 +6,7 @@ What a step computes is in the scripts and in `cifar10.py`.
 import contextlib
 import math
 import os
+import re
 import sys
 import time
 
@@ -37,30 +38,17 @@ tf.app.flags.DEFINE_integer('profile_steps', 0, 'Steps between two profiles; 0 w
 tf.app.flags.DEFINE_boolean('log_device_placement', False, 'Show on which device each op runs.')
 tf.app.flags.DEFINE_boolean('xla', True, 'Where there is a GPU, compile the network for it: a '
                             'slower start, then faster steps.')
+console.DEFINE_path('init_from', None, 'Run, or checkpoint, whose values a new run starts with '
+                    'where name and shape fit; the same command resumes it.')
 tf.app.flags.DEFINE_boolean('restart', False, 'Start over. The old run is kept: its directory is '
                             'renamed to DIR.old-DATE-TIME, and its evaluations beside it too.')
 
 console.adopt_flags(hyperparameters, settings)
 
 
-class SessionCreator(tf.train.ChiefSessionCreator):
-  """Opens a session, initialises the variables, and restores the saver's last checkpoint if any."""
-
-  def __init__(self, scaffold, config, master=''):
-    super().__init__(scaffold, master, config)
-    self._saver = scaffold.saver
-
-  def create_session(self):
-    session = super().create_session()
-    if self._saver.last_checkpoints:
-      last = checkpoints.read(self._saver.last_checkpoints[-1])
-      checkpoints.restore(session, last, _variables())
-    return session
-
-
 @contextlib.contextmanager
 def training_session(train_op, loss, examples_per_step, classes, num_cpus=1, hooks=(),
-                     session_creator=SessionCreator, signals=None):
+                     session_creator=None, signals=None):
   """Opens the session for training on the graph built so far.
 
   It restores or initialises the variables, starts the queue runners, logs, saves, and asks to stop
@@ -77,7 +65,8 @@ def training_session(train_op, loss, examples_per_step, classes, num_cpus=1, hoo
     classes: the names of the data set's classes.
     num_cpus: how many logical devices the processor is split into, see `tf_setup.tower_devices`.
     hooks: further hooks; they are called in every run, after the log and before what saves.
-    session_creator: is called as `SessionCreator` is, and returns such an object.
+    session_creator: a function that makes a `tf.train.SessionCreator` of a `tf.train.Scaffold` and
+      a `tf.ConfigProto`; by default a `tf.train.ChiefSessionCreator`.
     signals: a `StopSignals` context that is already entered, or None for one of our own.
 
   Yields:
@@ -103,7 +92,16 @@ def training_session(train_op, loss, examples_per_step, classes, num_cpus=1, hoo
     if checkpoint:
       older = [path for path in reversed(checkpoints.paths(train_dir)) if path != checkpoint.path]
       saver.recover_last_checkpoints(older + [checkpoint.path])
-    scaffold = tf.train.Scaffold(saver=saver)
+    initial = None if checkpoint else _initial_values()
+
+    def restore_last(scaffold, session):  # Again if a cluster has lost its variables.
+      if saver.last_checkpoints:
+        last = checkpoints.read(saver.last_checkpoints[-1])
+        checkpoints.restore(session, last, _variables().items())
+      elif initial:
+        checkpoints.restore(session, *initial)
+
+    scaffold = tf.train.Scaffold(saver=saver, init_fn=restore_last)
 
     step = _Step(train_op, loss)
     log = _LogHook(step, train_dir, examples_per_step)
@@ -128,8 +126,8 @@ def training_session(train_op, loss, examples_per_step, classes, num_cpus=1, hoo
         all_hooks.append(tf.train.ProfilerHook(save_steps=FLAGS.profile_steps,
                                                output_dir=train_dir))
     config = tf_setup.session_config(FLAGS.log_device_placement, num_cpus, is_compiled)
-    with TrainingSession(session_creator(scaffold, config), step, log, all_hooks,
-                         signals) as session:
+    creator = (session_creator or tf.train.ChiefSessionCreator)(scaffold, config=config)
+    with TrainingSession(creator, step, log, all_hooks, signals) as session:
       yield session
   signals.exit_if_received(f'after step {step.number}; {console.same_command()} resumes from '
                            f'there, in {train_dir}')
@@ -170,6 +168,28 @@ def _checkpoint_to_resume(train_dir, classes):
   if changes and checkpoint.step < FLAGS.max_steps:
     print(f"Changed since the last start: {'; '.join(changes)}.")
   return checkpoint
+
+
+def _initial_values():
+  """Returns the checkpoint that --init_from names and, for all variables that fit, (key, variable).
+
+  A moving average that the checkpoint lacks starts as the variable that it is of.
+  """
+  if not FLAGS.init_from:
+    return None
+  source = runs.find_checkpoint(FLAGS.init_from, 'init_from')
+  initial = {}
+  for name, variable in _variables().items():
+    for key in (name, re.sub('/ExponentialMovingAverage$', '', name)):
+      if name not in initial and name != 'global_step' and checkpoints.fits(source, key, variable):
+        initial[name] = key, variable
+  new = [variable.op.name for variable in tf.trainable_variables()
+         if variable.op.name not in initial]
+  if len(new) == len(tf.trainable_variables()):
+    raise UserError(f'{source.path} has no variable that fits this network: name another run with '
+                    '--init_from.')
+  print(f"Starting from {source.path}; {', '.join(new) or 'nothing'} starts new.")
+  return source, initial.values()
 
 
 def _variables():
