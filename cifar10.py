@@ -119,14 +119,8 @@ def inference(images, training=False):
 
 
 def convolution(x, filters, name, bias):
-  """Adds a 5x5 convolution with a ReLU; `bias` is the value with which the biases start.
-
-  With --mixed_precision, layers compute in bfloat16 from here to `linear`. It has the range of
-  float32, so gradients need no scaling, but 8 bits of precision. The variables, the normalisation
-  (whose divisors are close to 1), the logits and the loss stay in float32, and so do checkpoints.
-  """
-  is_mixed = MIXED_PRECISION or FLAGS.use_fp16
-  dtype = tf_setup.bfloat16_or_float32() if is_mixed else x.dtype
+  """Adds a 5x5 convolution with a ReLU; `bias` is the value with which the biases start."""
+  dtype = compute_dtype(x.dtype)
   with tf.variable_scope(name) as scope:
     kernel = _variable_with_weight_decay('weights', [5, 5, x.shape[-1], filters], stddev=5e-2,
                                          wd=CONV_WEIGHT_DECAY)
@@ -136,6 +130,15 @@ def convolution(x, filters, name, bias):
     _activation_summary(activations)
     summaries.filters(f'{scope.name}/filters', kernel)
   return activations
+
+
+def compute_dtype(dtype):
+  """Returns `dtype`, or with --mixed_precision bfloat16, in which layers compute up to `linear`.
+
+  It has the range of float32, so gradients need no scaling, but 8 bits of precision. The variables,
+  the normalisation (whose divisors are close to 1), the logits and the loss stay in float32.
+  """
+  return tf_setup.bfloat16_or_float32() if MIXED_PRECISION or FLAGS.use_fp16 else dtype
 
 
 def max_pool(x, name):
