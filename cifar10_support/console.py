@@ -78,10 +78,15 @@ def run(main, takes_arguments=False):
   # Closed (`>&-`) they are None.
   sys.stdout = sys.stdout or open(os.devnull, 'w')
   sys.stderr = sys.stderr or open(os.devnull, 'w')
-  # Line by line, because someone may be following a log file; and any file name can be printed.
-  sys.stdout.reconfigure(line_buffering=True, errors='backslashreplace')
-  sys.stdout = _Output(sys.stdout)
-  app.run(call_main, flags_parser=lambda argv: _parse_flags(argv, takes_arguments))
+  with contextlib.suppress(AttributeError):  # That of a notebook.
+    # Line by line, because someone may be following a log file; and any file name can be printed.
+    sys.stdout.reconfigure(line_buffering=True, errors='backslashreplace')
+  try:
+    with contextlib.redirect_stdout(_Output(sys.stdout)):
+      app.run(call_main, flags_parser=lambda argv: _parse_flags(argv, takes_arguments))
+  finally:  # IPython may run the script once more in this process, and so define its flags again.
+    for flag in list(flags.FLAGS.flags_by_module_dict().get(sys.argv[0], ())):
+      delattr(flags.FLAGS, flag.name)
 
 
 class _Output:
@@ -121,6 +126,7 @@ def _parse_flags(argv, takes_arguments):
     with contextlib.suppress(BrokenPipeError):  # `--help | head`
       print(_help())
     sys.exit()
+  flags.FLAGS.unparse_flags()  # What an earlier run in this process has set.
   try:
     arguments = flags.FLAGS(argv)[1:]
   except flags.Error as error:
