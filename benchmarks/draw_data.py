@@ -4,17 +4,13 @@
 """
 
 import argparse
-import os
 import sys
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-sys.path.insert(0, ROOT)
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
 
-from cifar10_support import dataset  # noqa: E402
-from cifar10_support.console import UserError  # noqa: E402
-
-import numpy as np  # noqa: E402
-from PIL import Image, ImageDraw, ImageFont  # noqa: E402
+from cifar10_support import dataset
+from cifar10_support.console import UserError
 
 BLOCKS_IN_A_ROW = 5
 IMAGES_IN_A_ROW = 3  # Of a block: the images of one class, in two rows.
