@@ -20,7 +20,7 @@ tf.app.flags.DEFINE_list('freeze', None, 'Scopes that training leaves as they ar
                          'conv1,conv2 (default: cifar10.FREEZE).')
 
 
-def _define_float(name, help, lower_bound=0.0, upper_bound=None):
+def DEFINE_number(name, help, lower_bound=0.0, upper_bound=None):
   tf.app.flags.DEFINE_float(name, None, f'{help} (default: cifar10.{name.upper()}).',
                             lower_bound=lower_bound, upper_bound=upper_bound)
   # Bounds let nan pass, and infinity where there is no upper one.
@@ -28,14 +28,14 @@ def _define_float(name, help, lower_bound=0.0, upper_bound=None):
       name, lambda value: value is None or math.isfinite(value), 'must be a finite number')
 
 
-_define_float('distortion_strength', 'Range of the random crops, brightness and contrast, from 0 '
+DEFINE_number('distortion_strength', 'Range of the random crops, brightness and contrast, from 0 '
               '(none) to 1', upper_bound=1.0)
-_define_float('initial_learning_rate', 'Learning rate of the first step')
-_define_float('num_epochs_per_decay', 'Epochs after which the learning rate falls',
+DEFINE_number('initial_learning_rate', 'Learning rate of the first step')
+DEFINE_number('num_epochs_per_decay', 'Epochs after which the learning rate falls',
               lower_bound=0.01, upper_bound=1e9)
-_define_float('learning_rate_decay_factor', 'Factor by which the learning rate falls')
-_define_float('momentum', 'Nesterov momentum; 0 is plain gradient descent', upper_bound=1.0)
-_define_float('weight_decay', 'Weight decay of the two fully connected layers')
-_define_float('conv_weight_decay', 'Weight decay of the two convolutions')
-_define_float('moving_average_decay', 'Decay of the moving averages of the variables',
+DEFINE_number('learning_rate_decay_factor', 'Factor by which the learning rate falls')
+DEFINE_number('momentum', 'Nesterov momentum; 0 is plain gradient descent', upper_bound=1.0)
+DEFINE_number('weight_decay', 'Weight decay of the two fully connected layers')
+DEFINE_number('conv_weight_decay', 'Weight decay of the two convolutions')
+DEFINE_number('moving_average_decay', 'Decay of the moving averages of the variables',
               upper_bound=1.0)
