@@ -188,7 +188,7 @@ def _initial_values():
   if len(new) == len(tf.trainable_variables()):
     raise UserError(f'{source.path} has no variable that fits this network: name another run with '
                     '--init_from.')
-  print(f"Starting from {source.path}; {', '.join(new) or 'nothing'} starts new.")
+  print(f"Starting from {source.path}. New: {', '.join(new) or 'nothing'}.")
   return source, initial.values()
 
 
