@@ -1040,6 +1040,25 @@ def printing(row):
   assert len(printed) == 1 and not hasattr(printed[0], 'numpy')
 
 
+def one_process(row):
+  """What an old program may ask of a shape, beside a Keras that still works."""
+  def width():
+    with tf.Graph().as_default():
+      return tf1.placeholder(tf.float32, [None, 4]).get_shape()[1].value
+
+  with raises(AttributeError, 'value'):
+    width()
+  tf1.disable_v2_tensorshape()
+  try:
+    assert width() == 4
+    names, path = linear_model(), os.path.join(row.tmp, 'a.keras')
+    names['model'].train_on_batch(IMAGES, LABELS)
+    names['model'].save(path)
+    np.testing.assert_array_equal(keras.models.load_model(path)(IMAGES), names['model'](IMAGES))
+  finally:
+    tf1.enable_v2_tensorshape()
+
+
 def batch_larger_than_the_data_set(row):
   model = os.path.join(row.tmp, 'model.keras')
   keras_cifar10.main(['train', '--batch_size=600', '--max_steps=2', '--model=' + model,

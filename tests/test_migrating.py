@@ -12,7 +12,7 @@ from conftest import ROOT
 
 # The others are in tests/system/test_migrating_processes.py.
 ROWS = ['reader', 'distortions', 'shuffling', 'queue_runners', 'sharing_variables', 'collections',
-        'update_then_average', 'learning_rate', 'command_line', 'clusters']
+        'update_then_average', 'learning_rate', 'command_line', 'clusters', 'one_process']
 # Those of other programs: they run the snippets of the page.
 OTHERS = ['own_loop', 'summaries_by_hand', 'placeholders', 'checkpoint_state', 'top_k',
           'partial_restore', 'is_training', 'contrib', 'resizing', 'own_schedule',
