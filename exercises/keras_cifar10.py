@@ -209,7 +209,7 @@ def convert(flags):
     raise console.UserError(f'{destination} exists: name another place for the result.')
   os.makedirs(os.path.dirname(os.path.abspath(destination)), exist_ok=True)
   if destination.endswith('.keras'):
-    found = checkpoints.latest_whole(source) or checkpoints.read(source)
+    found = checkpoints.latest_intact(source) or checkpoints.read(source)
     model = compiled_model(flags.batch_size)
     variables = variables_by_key(model)
     variables.pop('global_step').assign(found.step or 0)  # Old ones have it in their name only.

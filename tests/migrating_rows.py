@@ -9,13 +9,16 @@ in that mode too it can be built in a `tf.Graph`.
 
 import argparse
 import contextlib
+import functools
 import io
 import json
 import os
+import re
 import sys
 import tempfile
 import time
 import traceback
+import warnings
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path[:0] = [ROOT, os.path.join(ROOT, 'tests')]
@@ -24,7 +27,6 @@ os.environ['CUDA_VISIBLE_DEVICES'] = '-1'  # The two sides agree to more digits 
 from exercises import keras_cifar10  # noqa: E402, which imports TensorFlow quietly
 import cifar10  # noqa: E402
 from cifar10_cluster import tf_config  # noqa: E402
-import cifar10_eval  # noqa: E402
 import cifar10_input  # noqa: E402
 import cifar10_multi_gpu_train  # noqa: E402
 from cifar10_support import console  # noqa: E402
@@ -301,6 +303,28 @@ def saver(row):
   assert not set(shapes) & {name for name, _ in tf.train.list_variables(path)}
 
 
+def old_run(row):
+  """One of 2015: its step is a variable without a name, here a float."""
+  run, model_path, new = (os.path.join(row.tmp, name) for name in ('run', 'c.keras', 'new'))
+  os.mkdir(run)
+  with tf.Graph().as_default(), tf1.Session() as session:
+    step = tf1.Variable(7.0, trainable=False)
+    cifar10.inference(tf.zeros([1, 24, 24, 3]))
+    tf1.train.ExponentialMovingAverage(0.9999, step).apply(tf1.trainable_variables())
+    session.run(tf1.global_variables_initializer())
+    tf1.train.Saver().save(session, run + '/model.ckpt', global_step=7)
+  convert(run, model_path)
+  convert(model_path, new)
+  before, after = tf.train.load_checkpoint(run), tf.train.load_checkpoint(new)
+  assert before.get_variable_to_dtype_map()['Variable'] == tf.float32
+  assert after.get_variable_to_dtype_map()['global_step'] == tf.int64
+  assert after.get_tensor('global_step') == 7
+  keys = after.get_variable_to_shape_map().keys() - {'global_step'}
+  assert keys == before.get_variable_to_shape_map().keys() - {'Variable'} and len(keys) == 20
+  for key in keys:
+    np.testing.assert_array_equal(after.get_tensor(key), before.get_tensor(key))
+
+
 def averages_restored(row):
   _compare_logits(row, next(iter(keras_cifar10.inputs(row.data_set.test_files, 16)))[0].numpy())
 
@@ -315,11 +339,11 @@ def _compare_logits(row, images):
       for variable, average in zip(model.trainable_variables, model.optimizer.averages):
         variable.assign(average)
     answers[kind] = model.predict_on_batch(images)
-    flags.FLAGS.use_moving_averages = kind
     with tf.Graph().as_default(), tf1.Session() as session:
       logits = cifar10.inference(tf.constant(images))
-      cifar10_eval.restore.Restorer().restore(
-          session, cifar10_eval.checkpoints.latest_whole(TRAINED))
+      averages = tf1.train.ExponentialMovingAverage(cifar10.MOVING_AVERAGE_DECAY)
+      saver = tf1.train.Saver(averages.variables_to_restore() if kind else None)
+      saver.restore(session, tf.train.latest_checkpoint(TRAINED))
       np.testing.assert_allclose(answers[kind], session.run(logits), atol=1e-4)
   assert np.abs(answers[True] - answers[False]).max() > 0.1
 
@@ -476,6 +500,563 @@ def ported_program(row):
     np.testing.assert_allclose(ours, value, atol=1e-7)
   np.testing.assert_array_equal(trained.get_layer('conv1').kernel.numpy(), kernel)
   assert len(model.trainable_variables) == 2
+
+
+def snippets(title):
+  """Returns two functions that run a section's snippets in a dictionary of names: graph, Keras."""
+  with open(os.path.join(ROOT, 'docs', 'migrating.md'), encoding='utf-8') as page:
+    section = page.read().split(f'\n### {title}\n')[1].split('\n##')[0]
+  blocks = re.findall('^```python\n(.*?)^```', section, re.DOTALL | re.MULTILINE)
+  graph, ours = (functools.partial(exec, compile(block, title, 'exec')) for block in blocks)
+  return graph, ours
+
+
+IMAGES = np.random.RandomState(0).normal(size=[8, 4]).astype(np.float32)
+LABELS = np.arange(8) % 3
+KERNEL = np.random.RandomState(1).normal(size=[4, 3]).astype(np.float32)
+
+
+@contextlib.contextmanager
+def linear_graph(**more):
+  """A graph with logits, weight decay and a session: what a program has before the snippet."""
+  with tf.Graph().as_default(), tf1.Session() as session:
+    images, labels = tf.constant(IMAGES), tf.constant(LABELS)
+    weights = tf1.get_variable('weights', initializer=KERNEL)
+    biases = tf1.get_variable('biases', [3], initializer=tf1.zeros_initializer())
+    logits = tf.add(tf.matmul(images, weights), biases, name='logits')
+    cross_entropy = tf.reduce_mean(tf1.nn.sparse_softmax_cross_entropy_with_logits(
+        labels=labels, logits=logits))
+    loss = cross_entropy + 0.1 * tf.nn.l2_loss(weights)
+    optimizer = tf1.train.GradientDescentOptimizer(0.1)
+    session.run(tf1.global_variables_initializer())
+    yield dict(more, tf=tf1, np=np, session=session, images=images, labels=labels, weights=weights,
+               biases=biases, logits=logits, loss=loss, optimizer=optimizer)
+
+
+def linear_model(**more):
+  """The same in Keras."""
+  model = keras.Sequential([keras.Input([4]), keras.layers.Dense(
+      3, name='logits', kernel_regularizer=keras.regularizers.L2(0.05))])
+  model.layers[0].set_weights([KERNEL, np.zeros(3)])
+  model.compile(keras.optimizers.SGD(0.1),
+                keras.losses.SparseCategoricalCrossentropy(from_logits=True), jit_compile=False)
+  return dict(more, tf=tf, np=np, os=os, keras=keras, layers=keras.layers, model=model,
+              images=tf.constant(IMAGES), labels=tf.constant(LABELS),
+              weights=tf.constant(KERNEL), logits=model(IMAGES))
+
+
+@contextlib.contextmanager
+def raises(kind, text=''):
+  try:
+    yield
+  except kind as error:
+    assert text in str(error), error
+  else:
+    raise AssertionError(f'No {kind.__name__}.')
+
+
+def own_loop(row):
+  graph, ours = snippets('A session.run loop of your own')
+  printed = {graph: [], ours: []}
+  with linear_graph(print=lambda *values: printed[graph].append(values)) as names:
+    names['train_op'] = names['optimizer'].minimize(names['loss'])
+    graph(names)
+  names = linear_model(print=lambda *values: printed[ours].append(values))
+  names['dataset'] = tf.data.Dataset.from_tensors((IMAGES, LABELS)).repeat()
+  first, decay = names['model'].loss(LABELS, names['logits']), float(sum(names['model'].losses))
+  ours(names)
+  np.testing.assert_allclose(printed[ours], printed[graph], rtol=1e-5)
+  assert [step for step, _ in printed[ours]] == [0, 1, 2]
+  np.testing.assert_allclose(printed[ours][0][1], first + decay, rtol=1e-5)
+  assert decay > 0.1  # What is lost without `model.losses`.
+
+
+def summaries_by_hand(row):
+  graph, ours = snippets('Summaries written by hand')
+  folders = [os.path.join(row.tmp, name) for name in ('graph', 'ours')]
+  assert not tf.summary.scalar('loss', 1.0, step=3)  # The trap: nobody writes it.
+  with linear_graph(logs=folders[0], step=3, precision=0.5) as names:
+    names['summary_op'] = tf1.summary.scalar('loss', names['loss'])
+    loss = names['session'].run(names['loss'])
+    graph(names)
+  ours(linear_model(logs=folders[1], step=3, precision=0.5, loss=loss))
+  found = []
+  for folder in folders:
+    [name] = os.listdir(folder)
+    found.append({value.tag: (event.step, value)
+                  for event in tf1.train.summary_iterator(os.path.join(folder, name))
+                  for value in event.summary.value})
+  for tag, number in (('loss', loss), ('precision', 0.5)):
+    (step, old), (new_step, new) = (values[tag] for values in found)
+    assert step == new_step == 3
+    np.testing.assert_allclose([old.simple_value, tf.make_ndarray(new.tensor)], number)
+    assert new.simple_value == 0
+
+
+def placeholders(row):
+  graph, ours = snippets('Placeholders and feed_dict')
+  with linear_graph(batch=IMAGES) as names:
+    graph(names)
+    expected = names['result']
+    np.testing.assert_array_equal(  # float64 is converted.
+        names['session'].run(names['y'], {names['x']: IMAGES.astype(float), names['rate']: 0.01}),
+        expected)
+  np.testing.assert_allclose(expected, 0.01 * IMAGES @ KERNEL, rtol=1e-4, atol=1e-6)
+  names = linear_model(batch=IMAGES)
+  ours(names)
+  np.testing.assert_allclose(names['result'], expected, rtol=1e-5)
+  y = names['y']
+  y(IMAGES, tf.constant(0.02))
+  assert y.experimental_get_tracing_count() == 1
+  y(IMAGES, 0.01), y(IMAGES, 0.02)
+  assert y.experimental_get_tracing_count() == 3
+  with raises((TypeError, ValueError)):
+    y(IMAGES.astype(float), tf.constant(0.01))
+  names['model'](IMAGES.astype(float))
+
+
+def checkpoint_state(row):
+  graph, ours = snippets('get_checkpoint_state')
+  train_dir, moved = os.path.join(row.tmp, 'run'), os.path.join(row.tmp, 'moved')
+  os.mkdir(train_dir)
+  with linear_graph(train_dir=train_dir) as names:
+    names['saver'] = tf1.train.Saver()
+    graph(names)
+    assert 'step' not in names  # Nothing there yet.
+    names['saver'].save(names['session'], train_dir + '/model.ckpt', global_step=7)
+    names['weights'].load(np.zeros([4, 3]), names['session'])
+    graph(names)
+    assert names['step'] == 7
+    np.testing.assert_array_equal(names['session'].run(names['weights']), KERNEL)
+    os.rename(train_dir, moved)
+    names['train_dir'] = moved
+    with raises(ValueError, train_dir):  # The old place.
+      graph(names)
+    path = tf1.train.get_checkpoint_state(moved).model_checkpoint_path
+    names['saver'].restore(names['session'], os.path.join(moved, os.path.basename(path)))
+  names = linear_model(path=os.path.join(row.tmp, 'a.keras'))
+  model = names.pop('model')
+  ours(names)
+  assert 'step' not in names
+  model.optimizer.iterations.assign(7)
+  model.save(names['path'])
+  ours(names)
+  assert names['step'] == 7
+  np.testing.assert_array_equal(names['model'].layers[0].kernel, KERNEL)
+
+
+def top_k(row):
+  graph, ours = snippets('in_top_k')
+  with linear_graph() as names:
+    graph(names)
+    expected = names['true_count']
+    ties = names['session'].run(tf1.nn.in_top_k(tf.zeros([8, 3]), LABELS, 1))
+  names = linear_model()
+  ours(names)
+  assert names['true_count'] == expected == np.sum((IMAGES @ KERNEL).argmax(1) == LABELS)
+  assert 0 < expected < 8
+  assert ties.all() and np.all(keras.ops.in_top_k(LABELS, np.zeros([8, 3], np.float32), 1))
+  np.testing.assert_allclose(
+      keras.metrics.SparseCategoricalAccuracy()(np.arange(10), np.zeros([10, 10])), 0.1)
+
+
+def partial_restore(row):
+  graph, ours = snippets('A Saver of some of the variables')
+  path = tf.train.latest_checkpoint(TRAINED)
+  before = tf.train.load_checkpoint(path)
+  with tf.Graph().as_default(), tf1.Session() as session:
+    cifar10.inference(tf.zeros([1, 24, 24, 3]))
+    variables = {variable.op.name: variable for variable in tf1.trainable_variables()}
+    session.run(tf1.global_variables_initializer())
+    head = session.run(variables['softmax_linear/weights'])
+    graph({'tf': tf1, 'session': session, 'path': path})
+    restored = session.run(variables)
+  np.testing.assert_array_equal(restored['softmax_linear/weights'], head)
+  model = keras_cifar10.compiled_model(128)
+  ours_by_key = {key: variable for key, variable in keras_cifar10.variables_by_key(model).items()
+                 if key in restored}
+  head = ours_by_key['softmax_linear/weights'].numpy()
+  ours({'tf': tf, 'path': path, 'variables': ours_by_key})
+  np.testing.assert_array_equal(ours_by_key['softmax_linear/weights'], head)
+  for key in restored.keys() - {'softmax_linear/weights', 'softmax_linear/biases'}:
+    np.testing.assert_array_equal(restored[key], before.get_tensor(key + AVERAGE))
+    np.testing.assert_array_equal(ours_by_key[key], before.get_tensor(key + AVERAGE))
+  # The trap: of a layer that does not fit, only a warning tells.
+  names, path = linear_model(), os.path.join(row.tmp, 'a.weights.h5')
+  names['model'].save_weights(path)
+  other = keras.Sequential([keras.Input([4]), keras.layers.Dense(5)])
+  kernel = other.layers[0].kernel.numpy()
+  with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter('always')
+    other.load_weights(path, skip_mismatch=True)
+  assert caught
+  np.testing.assert_array_equal(other.layers[0].kernel, kernel)
+
+
+class _Layers:
+  """The part of `tf.layers` that the page shows; TensorFlow has it where tf_keras is, see there."""
+
+  @staticmethod
+  def batch_normalization(x, training, name):
+    with tf1.variable_scope(name):
+      gamma, beta, mean, variance = (
+          tf1.get_variable(key, [x.shape[-1]], initializer=tf1.constant_initializer(value))
+          for key, value in (('gamma', 1), ('beta', 0), ('moving_mean', 0), ('moving_variance', 1)))
+    y, *new = tf1.nn.fused_batch_norm(x, gamma, beta, epsilon=0.001)
+    for moving, value in zip((mean, variance), new):
+      rate = tf.where(training, 0.01, 0.0)
+      tf1.add_to_collection(tf1.GraphKeys.UPDATE_OPS, moving.assign_sub(rate * (moving - value)))
+    old = tf1.nn.batch_normalization(x, mean, variance, beta, gamma, 0.001)
+    return tf.where(training, y, old)
+
+
+class _Slim:
+  """The part of slim that the page shows, with slim's defaults."""
+
+  @staticmethod
+  def conv2d(x, units, size, scope):
+    with tf1.variable_scope(scope):
+      weights = tf1.get_variable('weights', [*size, x.shape[-1], units])  # Xavier's, by default.
+      biases = tf1.get_variable('biases', [units], initializer=tf1.zeros_initializer())
+    return tf.nn.relu(tf.nn.conv2d(x, weights, 1, 'SAME') + biases)
+
+  @staticmethod
+  def max_pool2d(x, size, scope):
+    return tf.nn.max_pool2d(x, size, 2, 'VALID', name=scope)
+
+  @staticmethod
+  def flatten(x):
+    return tf.reshape(x, [-1, x.shape[1:].num_elements()])
+
+  @staticmethod
+  def fully_connected(x, units, activation_fn, scope):
+    assert activation_fn is None
+    with tf1.variable_scope(scope):
+      weights = tf1.get_variable('weights', [x.shape[-1], units])
+      biases = tf1.get_variable('biases', [units], initializer=tf1.zeros_initializer())
+    return tf.matmul(x, weights) + biases
+
+
+class _OldTensorFlow:
+  """`tensorflow.compat.v1` with `tf.layers`."""
+  layers = tf1.layers if hasattr(tf1.layers, 'batch_normalization') else _Layers
+
+  def __getattr__(self, name):
+    return getattr(tf1, name)
+
+
+def is_training(row):
+  graph, ours = snippets('is_training')
+  images = np.random.RandomState(0).normal(3, 2, size=[2, 4, 4, 3]).astype(np.float32)
+  with tf.Graph().as_default(), tf1.Session() as session:
+    tf1.set_random_seed(0)
+    training, weight = tf1.placeholder(tf.bool, []), tf1.get_variable('w', [])
+    names = {'tf': _OldTensorFlow(), 'is_training': training, 'images': tf.constant(images),
+             'loss': weight ** 2, 'optimizer': tf1.train.GradientDescentOptimizer(0.1)}
+    graph(names)
+    session.run(tf1.global_variables_initializer())
+    trained = session.run(names['x'], {training: True})
+    session.run(names['train_op'], {training: True})
+    evaluated = session.run(names['x'], {training: False})
+    mean, variance = (session.run(v) for v in tf1.global_variables() if 'moving' in v.op.name)
+  names = {'keras': keras, 'layers': keras.layers, 'images': images}
+  ours(names)
+  norm = names['model'].get_layer('norm')
+  np.testing.assert_allclose(norm.moving_mean, mean, rtol=1e-5)
+  np.testing.assert_allclose(norm.moving_mean, 0.01 * images.mean(axis=(0, 1, 2)), rtol=1e-4)
+  # The trap: 32 / 31.
+  for value, ddof in ((norm.moving_variance, 0), (variance, 1)):
+    np.testing.assert_allclose(value, 0.99 + 0.01 * images.var(axis=(0, 1, 2), ddof=ddof),
+                               rtol=1e-5)
+  np.testing.assert_allclose(norm(images), evaluated, rtol=1e-2)
+  kept = trained != 0
+  assert 0.7 < np.mean(kept) < 1  # What `keep_prob` keeps is what `Dropout` does not drop.
+  dropped = names['model'].layers[1](np.ones([2000]), training=True) == 0
+  assert 0.05 < np.mean(dropped) < 0.15
+  np.testing.assert_allclose((norm(images, training=True) / 0.9)[kept], trained[kept], rtol=1e-3)
+  before = norm.moving_mean.numpy()
+  norm.trainable = False
+  norm(images + 5, training=True)
+  np.testing.assert_array_equal(norm.moving_mean, before)
+
+
+def contrib(row):
+  graph, ours = snippets('tf.contrib, slim and tf.layers')
+  try:
+    import tf_slim as slim
+  except ImportError:
+    slim = _Slim
+  images = np.random.RandomState(0).normal(size=[2, 24, 24, 3]).astype(np.float32)
+  with tf.Graph().as_default(), tf1.Session() as session:
+    names = {'slim': slim, 'images': tf.constant(images)}
+    graph(names)
+    session.run(tf1.global_variables_initializer())
+    variables = tf1.trainable_variables()
+    assert [variable.op.name for variable in variables] == [
+        'conv1/weights', 'conv1/biases', 'logits/weights', 'logits/biases']
+    values, logits = session.run([variables, names['logits']])
+  names = {'keras': keras, 'layers': keras.layers}
+  ours(names)
+  model = names['model']
+  for value, initial in zip(values, model.get_weights()):  # Xavier's initializer is the default.
+    assert value.shape == initial.shape
+    np.testing.assert_allclose(np.abs(value).max(), np.abs(initial).max(), rtol=0.1)
+  model.set_weights(values)
+  np.testing.assert_allclose(model(images), logits, atol=1e-5)
+  assert keras.layers.MaxPooling2D(3).strides == (3, 3)  # The trap.
+
+
+def resizing(row):
+  graph, ours = snippets('Resizing and decoding')
+  noise = np.random.RandomState(0).randint(0, 256, [48, 48, 3]).astype(np.uint8)
+  data = tf.io.encode_png(noise).numpy()
+  with tf.Graph().as_default(), tf1.Session() as session:
+    names = {'tf': tf1, 'data': data}
+    graph(names)
+    expected = session.run(names['small'])
+  names = {'tf': tf, 'data': data}
+  ours(names)
+  np.testing.assert_array_equal(names['small'], expected)
+  np.testing.assert_array_equal(expected, noise[::2, ::2])
+  successor = tf.image.resize(noise, [24, 24])
+  np.testing.assert_allclose(
+      successor, noise.reshape([24, 2, 24, 2, 3]).mean(axis=(1, 3)), atol=1e-3)
+  np.testing.assert_allclose(np.abs(successor - expected).mean(), 53, atol=0.5)
+  np.testing.assert_array_equal(
+      keras.layers.Resizing(24, 24)(noise.astype(np.float32)), successor)
+
+
+def own_schedule(row):
+  graph, ours = snippets('A schedule of your own')
+  with linear_graph() as names:
+    names['global_step'] = tf1.train.get_or_create_global_step()
+    names['session'].run(names['global_step'].initializer)
+    graph(names)
+    expected = names['session'].run(names['weights'])
+  names = linear_model()
+  ours(names)
+  kernels, kernel = [], names['model'].layers[0].kernel
+  data = tf.data.Dataset.from_tensors((IMAGES, LABELS)).repeat()
+  record = keras.callbacks.LambdaCallback(
+      on_train_batch_end=lambda batch, logs: kernels.append(kernel.numpy()))
+  names['model'].fit(data, steps_per_epoch=2, epochs=3, verbose=0, shuffle=False,
+                     callbacks=[names['Schedule'](), record])
+  np.testing.assert_allclose(kernels[4], expected, rtol=1e-5)
+  optimizer = keras.optimizers.SGD(keras.optimizers.schedules.ExponentialDecay(0.1, 10, 0.1))
+  with raises(TypeError):
+    optimizer.learning_rate = 0.1
+
+
+def momentum_and_adam(row):
+  def in_graph(optimizer, rates, gradient=1.0, snippet=None):
+    with tf.Graph().as_default(), tf1.Session() as session:
+      weight = tf1.get_variable('w', [], initializer=tf1.constant_initializer(1.0))
+      rate = tf1.placeholder(tf.float32, [])
+      names = {'tf': tf1, 'rate': rate, 'gradient': tf.constant(gradient), 'weight': weight}
+      if snippet:
+        snippet(names)
+      else:
+        names['train_op'] = optimizer(rate).apply_gradients([(names['gradient'], weight)])
+      session.run(tf1.global_variables_initializer())
+      for value in rates:
+        session.run(names['train_op'], {rate: value})
+      return session.run(weight)
+
+  def in_keras(optimizer, rates, gradient=1.0):
+    weight = keras.Variable(1.0)
+    for rate in rates:
+      optimizer.learning_rate = rate
+      optimizer.apply([tf.constant(gradient)], [weight])
+    return float(weight)
+
+  graph, ours = snippets('Momentum, Adam, RMSProp')
+  rates, names = [0.1, 0.1, 0.1, 0.01], {'keras': keras}
+  ours(names)
+  sgd = functools.partial(keras.optimizers.SGD, 0.1, momentum=0.9)
+  for value, expected in (
+      (in_graph(None, rates, snippet=graph), 0.405), (in_keras(names['optimizer'], rates), 0.405),
+      (in_keras(sgd(), rates), 0.185),
+      (in_graph(lambda rate: tf1.train.MomentumOptimizer(rate, 0.9, use_nesterov=True), rates),
+       0.154), (in_keras(sgd(nesterov=True), rates), -0.043)):
+    np.testing.assert_allclose(value, expected, atol=5e-4)
+  np.testing.assert_allclose(in_graph(None, rates[:3], snippet=graph), in_keras(sgd(), rates[:3]))
+  adam, rms = keras.optimizers.Adam, keras.optimizers.RMSprop
+  for value, expected in (
+      (in_graph(tf1.train.AdamOptimizer, [1e-3], 1e-7), 2.4e-4), (in_keras(adam(), [1e-3], 1e-7),
+                                                                  3.1e-5),
+      (in_keras(adam(epsilon=1e-8), [1e-3], 1e-7), 2.4e-4),
+      (in_graph(tf1.train.RMSPropOptimizer, [1e-3]), 1e-3), (in_keras(rms(), [1e-3]), 3.2e-3)):
+    np.testing.assert_allclose(1 - value, expected, rtol=0.02)
+
+
+def assign(row):
+  graph, ours = snippets('tf.assign to weights')
+  new = np.ones([4, 3], np.float32)
+  with linear_graph(new=new) as names:
+    graph(names)
+    count = len(names['session'].graph.get_operations())
+    names['session'].run(names['assign'], {names['value']: new})
+    assert len(names['session'].graph.get_operations()) == count
+    np.testing.assert_array_equal(names['session'].run(names['weights']), new)
+    names['session'].run(tf1.assign(names['weights'], new))  # The trap.
+    assert len(names['session'].graph.get_operations()) > count
+  names = linear_model(new=new)
+  ours(names)
+  np.testing.assert_array_equal(names['model'].layers[0].kernel, new)
+
+
+def several_optimizers(row):
+  graph, ours = snippets('Several optimizers')
+  with linear_graph() as names:
+    step = tf1.train.get_or_create_global_step()
+    names.update(body=[names['weights']], head=[names['biases']], global_step=step,
+                 slow=tf1.train.GradientDescentOptimizer(0.1),
+                 fast=tf1.train.GradientDescentOptimizer(1.0))
+    graph(names)
+    names['session'].run(step.initializer)
+    for _ in range(3):
+      names['session'].run(names['train_op'])
+    expected = names['session'].run([names['weights'], names['biases']])
+    assert names['session'].run(step) == 3
+  names = linear_model(slow=keras.optimizers.SGD(0.1), fast=keras.optimizers.SGD(1.0))
+  kernel, bias = names['model'].trainable_variables
+  names.update(body=[kernel], head=[bias])
+  for _ in range(3):
+    ours(names)
+  np.testing.assert_allclose(kernel, expected[0], rtol=1e-5)
+  np.testing.assert_allclose(bias, expected[1], rtol=1e-5)
+
+
+def gradient_by_the_input(row):
+  graph, ours = snippets('Gradients by the input')
+  with linear_graph() as names:
+    graph(names)
+    expected = names['session'].run(names['gradient'])
+  names = linear_model()
+  ours(names)
+  np.testing.assert_allclose(names['gradient'], expected, rtol=1e-4, atol=1e-7)
+  with tf.GradientTape() as tape:  # The trap.
+    loss = names['model'].loss(names['labels'], names['model'](names['images']))
+  assert tape.gradient(loss, names['images']) is None
+  with tf.GradientTape() as tape, raises(ValueError):
+    tape.watch(IMAGES)
+
+
+def clipping(row):
+  graph, ours = snippets('Clipped gradients')
+  with linear_graph() as names:
+    plain = names['session'].run(tf1.gradients(names['loss'], [names['weights'], names['biases']]))
+    graph(names)
+    names['session'].run(names['train_op'])
+    expected = names['session'].run([names['weights'], names['biases']])
+  norm = np.sqrt(sum(np.sum(gradient ** 2) for gradient in plain))
+  assert norm > 0.5
+  np.testing.assert_allclose(expected[1], -0.1 * plain[1] * 0.5 / norm, rtol=1e-4)
+  names = linear_model()
+  ours(names)
+  for optimizer, is_equal in ((names['optimizer'], True), (keras.optimizers.SGD(
+      0.1, clipnorm=0.5), False)):
+    variables = [keras.Variable(KERNEL), keras.Variable(np.zeros(3, np.float32))]
+    optimizer.apply([tf.constant(gradient) for gradient in plain], variables)
+    assert np.allclose(variables[1], expected[1], rtol=1e-4) == is_equal
+
+
+def records(row):
+  graph, ours = snippets('TFRecord files')
+  path, compressed = os.path.join(row.tmp, 'a.tfrecord'), os.path.join(row.tmp, 'b.tfrecord')
+  examples = [tf.train.Example(features=tf.train.Features(feature={
+      'image': tf.train.Feature(bytes_list=tf.train.BytesList(value=[bytes([i, i + 1])])),
+      'label': tf.train.Feature(int64_list=tf.train.Int64List(value=[i]))})) for i in range(3)]
+  for name, options in ((path, None), (compressed, 'GZIP')):
+    with tf.io.TFRecordWriter(name, options) as writer:
+      for example in examples:
+        writer.write(example.SerializeToString())
+  with tf.Graph().as_default():
+    names = {'tf': tf1, 'path': path}
+    graph(names)
+    expected = graph_run([names['image'], names['example']['label']], times=3)
+  names = {'tf': tf, 'path': path}
+  ours(names)
+  found = list(names['examples'].as_numpy_iterator())
+  for i in range(3):
+    for image, label in (expected[i], found[i]):
+      np.testing.assert_array_equal(image, [i, i + 1])
+      assert label == i
+  names = {'tf': tf, 'path': compressed}
+  ours(names)
+  with raises(tf.errors.DataLossError, 'corrupted record'):
+    list(names['examples'])
+  assert len(list(tf.data.TFRecordDataset([compressed], compression_type='GZIP'))) == 3
+
+
+def frozen_graph(row):
+  graph, ours = snippets('A frozen graph')
+  with linear_graph() as names:
+    graph(names)
+    graph_def = names['graph_def']
+  names = linear_model(graph_def=graph_def)
+  names['model'].layers[0].set_weights([np.ones([4, 3]), np.ones(3)])
+  ours(names)
+  np.testing.assert_array_equal(names['model'].layers[0].kernel, KERNEL)
+  run = tf1.wrap_function(lambda: tf1.import_graph_def(graph_def, name=''), []).prune(
+      [], 'logits:0')
+  np.testing.assert_allclose(run(), names['model'](IMAGES), rtol=1e-5)
+
+
+@contextlib.contextmanager
+def stderr_of_the_process():
+  """What comes out of the C++ too: a list of its lines, filled at the end."""
+  lines, saved = [], os.dup(2)
+  with tempfile.TemporaryFile('w+') as out:
+    os.dup2(out.fileno(), 2)
+    try:
+      yield lines
+    finally:
+      os.dup2(saved, 2)
+      os.close(saved)
+      out.seek(0)
+      lines.extend(out.read().splitlines())
+
+
+def printing(row):
+  graph, ours = snippets('tf.Print')
+  with linear_graph() as names:
+    unused, loss = names['loss'], names['session'].run(names['loss'])
+    graph(names)
+    with stderr_of_the_process() as lines:
+      names['session'].run(unused)
+      names['session'].run(names['loss'])
+  [line] = [line for line in lines if line.startswith('loss: ')]
+  np.testing.assert_allclose(float(line[7:-1]), loss, rtol=1e-4)
+  names = {'tf': tf}
+  ours(names)
+  with stderr_of_the_process() as lines:
+    names['shown'](tf.constant(loss)), names['shown'](tf.constant(loss))
+  numbers = [float(line[6:]) for line in lines if line.startswith('loss: ')]
+  np.testing.assert_allclose(numbers, [loss] * 2, rtol=1e-4)
+  printed = []  # The trap.
+  function = tf.function(lambda x: printed.append(x) or x)
+  function(tf.constant(1.0)), function(tf.constant(2.0))
+  assert len(printed) == 1 and not hasattr(printed[0], 'numpy')
+
+
+def one_process(row):
+  """What an old program may ask of a shape, beside a Keras that still works."""
+  def width():
+    with tf.Graph().as_default():
+      return tf1.placeholder(tf.float32, [None, 4]).get_shape()[1].value
+
+  with raises(AttributeError, 'value'):
+    width()
+  tf1.disable_v2_tensorshape()
+  try:
+    assert width() == 4
+    names, path = linear_model(), os.path.join(row.tmp, 'a.keras')
+    names['model'].train_on_batch(IMAGES, LABELS)
+    names['model'].save(path)
+    np.testing.assert_array_equal(keras.models.load_model(path)(IMAGES), names['model'](IMAGES))
+  finally:
+    tf1.enable_v2_tensorshape()
 
 
 def batch_larger_than_the_data_set(row):

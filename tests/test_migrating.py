@@ -12,20 +12,26 @@ from conftest import ROOT
 
 # The others are in tests/system/test_migrating_processes.py.
 ROWS = ['reader', 'distortions', 'shuffling', 'queue_runners', 'sharing_variables', 'collections',
-        'update_then_average', 'learning_rate', 'command_line', 'clusters']
+        'update_then_average', 'learning_rate', 'command_line', 'clusters', 'one_process']
+# Those of other programs: they run the snippets of the page.
+OTHERS = ['own_loop', 'summaries_by_hand', 'placeholders', 'checkpoint_state', 'top_k',
+          'partial_restore', 'is_training', 'contrib', 'resizing', 'own_schedule',
+          'momentum_and_adam', 'assign', 'several_optimizers', 'gradient_by_the_input', 'clipping',
+          'records', 'frozen_graph', 'printing']
 
 
 @pytest.fixture(scope='module')
 def outcomes(small_data_dir):
   """What went wrong in each row, or None: one process runs them all."""
   process = subprocess.run(
-      [sys.executable, os.path.join(ROOT, 'tests', 'migrating_rows.py'), small_data_dir, *ROWS],
+      [sys.executable, os.path.join(ROOT, 'tests', 'migrating_rows.py'), small_data_dir,
+       *ROWS, *OTHERS],
       capture_output=True, text=True, timeout=300)
   assert process.returncode == 0, process.stderr
   return json.loads(process.stdout.splitlines()[-1])
 
 
-@pytest.mark.parametrize('row', ROWS)
+@pytest.mark.parametrize('row', ROWS + OTHERS)
 def test_both_sides_of_a_row(row, outcomes):
   assert outcomes[row] is None, outcomes[row]
 
@@ -40,26 +46,46 @@ def _lines(*paths):
           for line in open(os.path.join(ROOT, path), encoding='utf-8')}
 
 
+def _sections(heading):
+  """Returns {title: text} of the sections under one of the page's headings."""
+  part = re.search(f'^## {heading}\n(.*?)^## ', _page(), re.DOTALL | re.MULTILINE).group(1)
+  sections = re.split('^### (.*)\n', part, flags=re.MULTILINE)
+  return dict(zip(sections[1::2], sections[2::2]))
+
+
+def _python(section):
+  return re.findall('^```python\n(.*?)^```', section, re.DOTALL | re.MULTILINE)
+
+
 def test_page_shows_lines_of_the_two_programs():
-  idioms, _ = _page().split('## The recipe')
   graph = _lines('cifar10.py', 'cifar10_input.py', 'cifar10_train.py', 'cifar10_eval.py',
                  'cifar10_multi_gpu_train.py', 'cifar10_cluster/tf_config.py',
-                 'cifar10_support/restore.py')
+                 'cifar10_support/evaluation.py', 'cifar10_support/training.py')
   keras = _lines('exercises/keras_cifar10.py')
-  sections = re.split('^### ', idioms, flags=re.MULTILINE)[1:]
+  sections = _sections('The idioms')
   assert len(sections) == 13
-  for section in sections:
-    blocks = re.findall('^```python\n(.*?)^```', section, re.DOTALL | re.MULTILINE)
-    assert len(blocks) == (1 if section.startswith('TF_CONFIG') else 2), section
+  for title, section in sections.items():
+    blocks = _python(section)
+    assert len(blocks) == (1 if title.startswith('TF_CONFIG') else 2), title
     for block, program in zip(blocks, (graph, keras)):
       assert [line for line in block.splitlines() if line.strip() not in program | {'...'}] == []
     assert '*The trap' in section
 
 
-def test_table_links_to_each_section():
+def test_idioms_of_other_programs_are_run():
+  with open(os.path.join(ROOT, 'tests', 'migrating_rows.py'), encoding='utf-8') as code:
+    run = re.findall(r"snippets\('(.*)'\)", code.read())
+  sections = _sections('Idioms of other programs')
+  assert list(sections) == run and len(run) == len(OTHERS)
+  for title, section in sections.items():
+    assert len(_python(section)) == 2 and '*The trap' in section, title
+
+
+@pytest.mark.parametrize('heading', ['The idioms', 'Idioms of other programs'])
+def test_table_links_to_each_section(heading):
   def anchor(title):  # As GitHub makes them.
     return re.sub('[^a-z0-9_ -]', '', title.lower()).replace(' ', '-')
 
-  titles = re.findall('^### (.*)', _page().split('## The recipe')[0], re.MULTILINE)
-  links = re.findall(r'^\| \[.*?\]\(#([^)]*)\)', _page(), re.MULTILINE)
-  assert links == [anchor(title) for title in titles] and len(links) == 13
+  part = _page().split(f'\n## {heading}\n')[1].split('\n### ')[0]
+  links = re.findall(r'^\| \[.*?\]\(#([^)]*)\)', part, re.MULTILINE)
+  assert links == [anchor(title) for title in _sections(heading)] and links

@@ -3,6 +3,8 @@
 import base64
 import io
 import re
+import subprocess
+import sys
 
 import numpy as np
 from PIL import Image
@@ -30,6 +32,26 @@ def _cell(notebook, code):
   """Returns the one cell that has this in its code."""
   [cell] = [cell for cell in notebook_run.code_cells(notebook) if code in cell.source]
   return cell
+
+
+def _look_for_the_project(folder):
+  """Runs the first cell in a folder; then it prints where it is."""
+  cell, *_ = notebook_run.code_cells(notebook_run.stored())
+  return subprocess.run([sys.executable, '-c', f'{cell.source}\nprint(os.getcwd())'], cwd=folder,
+                        capture_output=True, text=True)
+
+
+def test_first_cell_says_what_to_do_where_the_project_is_not(tmp_path):
+  process = _look_for_the_project(tmp_path)
+  assert process.returncode == 1
+  [line] = process.stderr.splitlines()
+  assert all(word in line for word in ('cifar10.py', str(tmp_path), 'unzip', 'git clone'))
+
+
+def test_first_cell_finds_the_project_in_an_unpacked_folder(tmp_path):
+  (tmp_path / 'unpacked').mkdir()
+  (tmp_path / 'unpacked' / 'cifar10.py').touch()
+  assert _look_for_the_project(tmp_path).stdout == f'{tmp_path / "unpacked"}\n'
 
 
 def test_graph_has_the_networks_parameters_and_no_value_yet(executed):
