@@ -5,6 +5,7 @@ import signal
 import sys
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+TRAINED = os.path.join(ROOT, 'cifar10', 'trained')
 sys.path.insert(0, ROOT)
 
 os.environ['TF_FORCE_GPU_ALLOW_GROWTH'] = 'true'  # Several processes test at once.
@@ -29,6 +30,11 @@ FLAGS = tf.app.flags.FLAGS
 FLAGS(['pytest'])
 
 
+def contents(folder):
+  """Returns what is in a folder, by path: the bytes of a file, None for a directory."""
+  return {path: path.read_bytes() if path.is_file() else None for path in folder.rglob('*')}
+
+
 @pytest.fixture(autouse=True)
 def default_flags():
   """Every test starts with the flags' defaults, and its changes end with it."""
@@ -49,6 +55,7 @@ def default_signals():
   signal.signal(signal.SIGINT, signal.default_int_handler)
   signal.signal(signal.SIGTERM, signal.SIG_DFL)
   signal.signal(signal.SIGHUP, signal.SIG_DFL)
+  signal.signal(signal.SIGUSR1, signal.SIG_DFL)
 
 
 @pytest.fixture

@@ -125,7 +125,7 @@ def test_logits_are_those_of_a_numpy_network():
 
 def test_normalisation_has_the_gradient_of_tensorflows():
   x = tf.constant(30 * IMAGES[:2])
-  ours = cifar10._local_response_normalization(x, 'norm')
+  ours = cifar10.local_response_normalization(x, 'norm')
   theirs = tf.nn.lrn(x, depth_radius=4, bias=1.0, alpha=0.001 / 9.0, beta=0.75)
   dy = tf.constant(IMAGES[2:4])
   with tf.Session() as session:
@@ -236,8 +236,7 @@ def test_moving_averages_follow_the_updated_variables(session):
   for name, value in _values(session, '/ExponentialMovingAverage').items():
     np.testing.assert_array_equal(value, expected[name])
   for step in (1, 2):
-    [updated] = tf.get_collection(tf_setup.UPDATED % 'global_step')
-    assert session.run([session.train_op, updated]) == [None, step]
+    session.run(session.train_op)
     # Early on the average is quicker to follow: the decay is at most (1 + step) / (10 + step).
     decay = min(0.9999, (1.0 + step) / (10.0 + step))
     for name, value in _values(session).items():

@@ -3,7 +3,6 @@ import json
 import os
 import shutil
 import time
-import types
 
 import numpy as np
 from PIL import Image
@@ -13,14 +12,15 @@ import tensorflow.compat.v1 as tf
 import cifar10
 import cifar10_eval
 import cifar10_predict
+from cifar10_support import checkpoints
+from cifar10_support import evaluation
 from cifar10_support import runs
 from cifar10_support import synthetic
 from cifar10_support.console import UserError
-from conftest import ROOT
+from conftest import TRAINED
 import numpy_network
 
 FLAGS = tf.app.flags.FLAGS
-TRAINED = os.path.join(ROOT, 'cifar10', 'trained')
 
 
 @pytest.fixture(autouse=True)
@@ -36,18 +36,24 @@ def save(save):
   return functools.partial(save, classes=synthetic.CLASSES)
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def whenever_it_waits(monkeypatch):
-  """A list of functions; in place of each sleep of the script the next one is called."""
-  functions = []
-  monkeypatch.setattr(cifar10_eval, 'time', types.SimpleNamespace(
-      monotonic=time.monotonic, time_ns=time.time_ns,
-      sleep=lambda secs: functions.pop(0)() if functions else time.sleep(secs)))
+  """A list of functions; each time the script looks again for a checkpoint, the next is called."""
+  functions, paths, looks = [], checkpoints.paths, []
+
+  def paths_after_a_wait(directory):
+    if looks:
+      functions.pop(0)()
+    looks.append(directory)
+    return paths(directory)
+
+  monkeypatch.setattr(cifar10_eval, '_POLL_SECS', 0)
+  monkeypatch.setattr(checkpoints, 'paths', paths_after_a_wait)
   return functions
 
 
 def _summaries(home):
-  return {(value.tag, event.step): value for path in (home / 'cifar10' / 'eval').iterdir()
+  return {(value.tag, event.step): value for path in (home / 'cifar10' / 'eval').glob('events.*')
           for event in tf.train.summary_iterator(str(path)) for value in event.summary.value}
 
 
@@ -101,13 +107,13 @@ def test_checkpoint_whose_values_come_late_is_evaluated_once_it_is_whole(
 def test_run_that_is_resumed_during_the_evaluation_is_followed_to_its_new_end(
     home, save, whenever_it_waits, monkeypatch):
   save(6, max_steps=6)
-  evaluate_once = cifar10_eval._evaluate_once
+  restore = evaluation.restore
 
   def resumed(*args):
     runs.record_start('cifar10/train', {'max_steps': 9}, synthetic.CLASSES)
-    return evaluate_once(*args)
+    return restore(*args)
 
-  monkeypatch.setattr(cifar10_eval, '_evaluate_once', resumed)
+  monkeypatch.setattr(evaluation, 'restore', resumed)
   whenever_it_waits += [lambda: save(9, max_steps=9)]
   cifar10_eval.main()
   assert _curves(home) == [('precision @ 1', 6), ('precision @ 1', 9)]
@@ -155,7 +161,7 @@ def test_every_image_counts_once(batch_size, args, precision, home, labelled, ca
   FLAGS(['cifar10_eval.py', '--run_once', '--data_dir=' + labelled, '--checkpoint_dir=' + TRAINED,
          '--batch_size=%d' % batch_size] + args)
   cifar10_eval.main()
-  assert capsys.readouterr().out.endswith(': precision @ 1 = %.3f\n' % precision)
+  assert ': precision @ 1 = %.3f\n' % precision in capsys.readouterr().out
   by_tag = {tag: value for (tag, _), value in _summaries(home).items()}
   assert 'conv1/sparsity' in by_tag
   assert by_tag['precision @ 1'].simple_value == pytest.approx(precision)
@@ -224,7 +230,7 @@ def test_path_that_is_not_a_directory_is_refused_before_anything_is_fetched(
   save(3, max_steps=9)
   monkeypatch.setattr(cifar10, 'maybe_download_and_extract', None)
   FLAGS(['cifar10_eval.py', '--run_once', '--%s=/dev/null' % flag])
-  with pytest.raises(UserError, match='/dev/null .*--' + flag):
+  with pytest.raises(UserError, match='/dev/null '):
     cifar10_eval.main()
 
 

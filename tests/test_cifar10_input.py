@@ -243,8 +243,9 @@ def _one_pass(files, batch_size):
   return [np.concatenate(parts) for parts in zip(*batches)]
 
 
-def test_multiview_batches_are_ten_crops(small_data_set, pictures, run_graph):
-  images, _ = cifar10_input.evaluation_batches(small_data_set.test_files, 3, multiview=True)
+def test_batches_may_be_of_ten_crops(small_data_set, pictures, run_graph):
+  images, _ = cifar10_input.evaluation_batches(small_data_set.test_files, 3,
+                                               crop=cifar10_input.ten_crops)
   assert images.shape == [3, 10, 24, 24, 3]
   [(batch, expected)] = run_graph([images, cifar10_input.ten_crops(tf.constant(pictures[:3]))])
   np.testing.assert_allclose(batch, expected, atol=1e-5)

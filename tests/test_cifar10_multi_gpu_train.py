@@ -98,7 +98,7 @@ def graph_of(small_data_set, monkeypatch):
     sessions = []
 
     @contextlib.contextmanager
-    def no_session(loss, examples_per_step, classes, num_cpus):
+    def no_session(train_op, loss, examples_per_step, classes, num_cpus):
       assert (examples_per_step, classes, num_cpus) == (4 * towers, small_data_set.classes, towers)
       sessions.append(loss.graph)
       yield types.SimpleNamespace(should_stop=lambda: True)

@@ -48,7 +48,7 @@ def graph_on(monkeypatch, small_data_set, with_gpus):
     graphs = []
 
     @contextlib.contextmanager
-    def no_session(loss, examples_per_step, classes):
+    def no_session(train_op, loss, examples_per_step, classes):
       assert (examples_per_step, classes) == (4, small_data_set.classes)
       graphs.append(loss.graph)
       yield types.SimpleNamespace(should_stop=lambda: True)

@@ -285,9 +285,9 @@ def test_task_of_another_cluster_does_not_train(replicas):
   stranger = _replica(jobs, 1)
   with stranger.placement():
     loss = tf.get_variable('variable', []) * 1.0
-    stranger.train(loss, tf.train.get_or_create_global_step())
+    train_op = stranger.train(loss, tf.train.get_or_create_global_step())
     with pytest.raises(UserError, match='TF_CONFIG .*' + jobs['ps'][0]):
-      with stranger.session(loss, []):
+      with stranger.session(train_op, loss, []):
         pass
 
 
@@ -360,7 +360,7 @@ def test_polling_ends_when_a_signal_comes(waiting):
 def graphs(small_data_set):
   """The graphs of the two replicas of a cluster with two parameter servers."""
   @contextlib.contextmanager
-  def no_session(self, loss, classes):
+  def no_session(self, train_op, loss, classes):
     built.append(loss.graph)
     yield types.SimpleNamespace(should_stop=lambda: True)
 

@@ -80,7 +80,7 @@ def test_directory_of_no_run_has_no_record(path):
 
 
 @pytest.mark.parametrize('contents', [
-    '', '{"flags"', '[]', '{}', 'null', '\xff', pytest.param(200000 * '[', id='brackets'),
+    '', '{"flags"', '[]', '{}', 'null', '\xff',
     '{"classes": [], "flags": [], "earlier": []}',
     '{"classes": [], "flags": {"max_steps": "7"}, "earlier": []}',
     '{"classes": [], "flags": {"max_steps": 7}, "earlier": {}}',
@@ -160,6 +160,38 @@ def test_restart_renames_the_run_says_so_and_keeps_every_file(train_dir, capsys)
   assert str(train_dir) in out and str(old) in out
 
 
+def test_restart_renames_the_evaluations_of_the_run_beside_it_and_no_others(
+    train_dir, tmp_path, capsys):
+  other = tmp_path / 'other'
+  _start(other)
+  evaluations = {'eval': [train_dir], 'raw': [train_dir], 'of both': [other, train_dir],
+                 'of the other': [other], 'of none': []}
+  for name, evaluated in evaluations.items():
+    (tmp_path / name).mkdir()
+    (tmp_path / name / 'events').write_text(name)
+    for run in evaluated:
+      # As from any directory, and through any link.
+      runs.record_evaluation(str(tmp_path / name), os.path.relpath(run))
+  (tmp_path / 'damaged').mkdir()
+  (tmp_path / 'damaged' / 'evaluated.json').write_text('{')
+  capsys.readouterr()
+  _start(train_dir, restart=True)
+  ending = _renamed(train_dir)[0].name[len('train'):]
+  assert {path.name for path in tmp_path.iterdir()} == {
+      'here', 'train', 'train' + ending, 'eval' + ending, 'raw' + ending, 'of both' + ending,
+      'other', 'of the other', 'of none', 'damaged'}
+  assert (tmp_path / ('eval' + ending) / 'events').read_text() == 'eval'
+  assert str(tmp_path / ('raw' + ending)) in capsys.readouterr().out
+
+
+def test_second_run_in_a_directory_of_evaluations_is_said(train_dir, tmp_path, capsys):
+  for run, is_said in [(train_dir, False), (train_dir, False), (tmp_path / 'other', True),
+                       (train_dir, False)]:
+    runs.record_evaluation(str(tmp_path), str(run))
+    out = capsys.readouterr().out
+    assert (str(train_dir) in out and '--eval_dir' in out) == is_said == bool(out)
+
+
 # The original has no run.json, and in its first form a checkpoint was one file.
 @pytest.mark.parametrize('names', [
     ['checkpoint', 'model.ckpt-7.index'], ['model.ckpt-7.index'], ['model.ckpt-7']])
@@ -173,8 +205,8 @@ def test_restart_renames_whatever_would_be_resumed(tmp_path, names):
   assert sorted(os.listdir(old)) == names
 
 
-@pytest.mark.parametrize('names', [[], ['notes.txt'], ['checkpoint'], ['model.ckpt-7.meta'],
-                                   ['ckpt-7.index'], ['train/run.json']])
+@pytest.mark.parametrize('names', [
+    [], ['notes.txt'], ['checkpoint'], ['model.ckpt-7.meta'], ['train/run.json']])
 def test_restart_leaves_a_directory_without_a_run_as_it_is(tmp_path, names):
   train_dir = tmp_path / 'other'
   train_dir.mkdir()
