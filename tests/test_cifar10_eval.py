@@ -1,6 +1,7 @@
 import functools
 import json
 import os
+import re
 import shutil
 import time
 
@@ -14,6 +15,7 @@ import cifar10_eval
 import cifar10_predict
 from cifar10_support import checkpoints
 from cifar10_support import evaluation
+from cifar10_support import report
 from cifar10_support import runs
 from cifar10_support import synthetic
 from cifar10_support.console import UserError
@@ -122,7 +124,7 @@ def test_run_that_is_resumed_during_the_evaluation_is_followed_to_its_new_end(
 def test_results_after_the_directory_was_removed_are_in_a_new_one(home, save, whenever_it_waits):
   save(6, max_steps=9)
   whenever_it_waits += [lambda: shutil.rmtree('cifar10/eval'), lambda: save(9, max_steps=9)]
-  cifar10_eval.main()
+  cifar10_eval.evaluate()  # As most callers write it.
   assert _curves(home) == [('precision @ 1', 9)]
 
 
@@ -136,6 +138,10 @@ def test_each_kind_of_evaluation_has_its_own_curves(home, save):
   assert {'precision @ 1' + kind, 'confusion matrix%s/picture' % kind} <= tags
   # All kinds may share a directory, so that no tag is without its kind.
   assert not [tag for tag in tags if kind not in tag]
+  # A run that is put aside takes them along.
+  runs.set_aside('cifar10/train')
+  assert sorted(re.sub(r'-\d{8}-\d{6}$', '', name) for name in os.listdir('cifar10')) == [
+      'eval.old', 'train.old']
 
 
 @pytest.fixture(scope='session')
@@ -234,8 +240,15 @@ def test_path_that_is_not_a_directory_is_refused_before_anything_is_fetched(
     cifar10_eval.main()
 
 
-def test_directory_that_cannot_be_written_is_a_user_error_that_names_the_flag(save):
+def test_precision_is_told_also_where_the_results_cannot_be_written_or_drawn(
+    save, monkeypatch, capsys):
   save(3, max_steps=9)
-  FLAGS(['cifar10_eval.py', '--run_once', '--eval_dir=/dev/null/eval'])
+  FLAGS(['cifar10_eval.py', '--run_once', '--num_examples=10', '--eval_dir=/dev/null/eval'])
   with pytest.raises(UserError, match='/dev/null/eval .*--eval_dir'):
     cifar10_eval.main()
+  monkeypatch.setattr(report, 'summary', lambda *args: 1 / 0)
+  with pytest.raises(ZeroDivisionError):
+    cifar10_eval.main()
+  lines = re.findall(r': precision @ 1 = [01]\.\d{3}\nStep 3 of cifar10/train, 10 test images\.\n',
+                     capsys.readouterr().out)
+  assert len(lines) == 2

@@ -360,8 +360,8 @@ def test_polling_ends_when_a_signal_comes(waiting):
 def graphs(small_data_set):
   """The graphs of the two replicas of a cluster with two parameter servers."""
   @contextlib.contextmanager
-  def no_session(self, train_op, loss, classes):
-    built.append(loss.graph)
+  def no_session(*args, **kwargs):
+    built.append(tf.get_default_graph())
     yield types.SimpleNamespace(should_stop=lambda: True)
 
   built = []

@@ -68,7 +68,7 @@ def test_control_c_is_status_130(run):
 
 @pytest.mark.parametrize('argument, expected', [
     ('--no_such_flag', 'no_such_flag'), ('--verbosity=loud', '--verbosity=loud'),
-    ('picture.png', 'picture.png')])
+    ('picture.png', 'picture.png'), ('--train_dir=caf\udce9', 'LC_ALL')])
 def test_wrong_flag_is_named_in_one_line_and_status_2(run, argument, expected):
   status, err = run(lambda: None, argument)
   assert status == 2
