@@ -266,21 +266,6 @@ def test_evaluation_prediction_and_training_need_no_file_that_names_the_checkpoi
   assert 'from step 5' in capsys.readouterr().out
 
 
-def test_checkpoint_dir_may_name_one_checkpoint(trained, small_data_dir, tmp_path):
-  assert _evaluated_step(small_data_dir, tmp_path,
-                         '--checkpoint_dir=cifar10/train/model.ckpt-3') == 3
-  FLAGS.checkpoint_dir = 'cifar10/train/model.ckpt-4'
-  with pytest.raises(UserError, match='cifar10/train/model.ckpt-4'):
-    cifar10_eval.main()
-
-
-@pytest.mark.parametrize('checkpoint_dir', ['', 'a[b', 'gs://bucket/run'])
-def test_path_that_cannot_be_a_run_is_refused_with_its_flag(checkpoint_dir):
-  FLAGS.checkpoint_dir = checkpoint_dir
-  with pytest.raises(UserError, match='--checkpoint_dir'):
-    evaluation.find_checkpoint()
-
-
 @pytest.mark.parametrize('key, initial, dtype, write_version', [
     ('Variable', 7, tf.float16, tf.train.SaverDef.V2),
     ('global_step', 7.0, tf.float32, tf.train.SaverDef.V1)], ids=['int32', 'float32'])

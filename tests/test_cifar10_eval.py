@@ -20,7 +20,6 @@ from cifar10_support import runs
 from cifar10_support import synthetic
 from cifar10_support.console import UserError
 from conftest import TRAINED
-import numpy_network
 
 FLAGS = tf.app.flags.FLAGS
 
@@ -144,28 +143,11 @@ def test_each_kind_of_evaluation_has_its_own_curves(home, save):
       'eval.old', 'train.old']
 
 
-@pytest.fixture(scope='session')
-def labelled(tmp_path_factory, small_data_dir):
-  """A data set whose test labels are what the trained network answers, but for the first 20."""
-  data_dir = tmp_path_factory.mktemp('labelled') / 'data'
-  shutil.copytree(small_data_dir, data_dir)
-  folder = data_dir / 'cifar-10-batches-bin'
-  (folder / 'batches.meta.txt').unlink()
-  images, _ = numpy_network.read(folder / 'test_batch.bin')
-  answers = numpy_network.logits(numpy_network.central_crop(images),
-                                 numpy_network.averages(TRAINED)).argmax(axis=1)
-  records = np.fromfile(folder / 'test_batch.bin', np.uint8).reshape(100, -1)
-  records[:, 0] = answers
-  records[:20, 0] = (answers[:20] + 1) % 10
-  records.tofile(folder / 'test_batch.bin')
-  return str(data_dir)
-
-
 @pytest.mark.parametrize('batch_size, args, precision', [
     (7, ['--num_examples=1000'], 0.8), (1000, ['--num_examples=50'], 0.6)])
-def test_every_image_counts_once(batch_size, args, precision, home, labelled, capsys):
-  FLAGS(['cifar10_eval.py', '--run_once', '--data_dir=' + labelled, '--checkpoint_dir=' + TRAINED,
-         '--batch_size=%d' % batch_size] + args)
+def test_every_image_counts_once(batch_size, args, precision, home, labelled_data_dir, capsys):
+  FLAGS(['cifar10_eval.py', '--run_once', '--data_dir=' + labelled_data_dir,
+         '--checkpoint_dir=' + TRAINED, '--batch_size=%d' % batch_size, *args])
   cifar10_eval.main()
   assert ': precision @ 1 = %.3f\n' % precision in capsys.readouterr().out
   by_tag = {tag: value for (tag, _), value in _summaries(home).items()}

@@ -36,12 +36,9 @@ def text_stdout(monkeypatch):
   monkeypatch.setattr(sys, 'stdout', io.TextIOWrapper(io.BytesIO()))
 
 
-def test_success_is_status_0(run):
-  assert run(lambda: None) == (0, '')
-
-
-def test_status_is_what_main_returns(run):
-  assert run(lambda: 1) == (1, '')
+@pytest.mark.parametrize('returned, status', [(None, 0), (1, 1)])
+def test_status_is_what_main_returns(run, returned, status):
+  assert run(lambda: returned) == (status, '')
 
 
 def test_user_error_is_one_line_and_status_1(run):

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
-from cifar10_support import checkpoints
 from cifar10_support import evaluation
 from cifar10_support.console import UserError
 
@@ -97,13 +96,3 @@ def test_checkpoint_of_another_network_is_refused_and_the_variable_named(home):
   _network(units=5)
   with pytest.raises(UserError, match=r'model\.ckpt-1 .*weights/ExponentialMovingAverage.*\[3\]'):
     _restored()
-
-
-def test_checkpoint_that_vanished_since_it_was_read_is_damaged(home):
-  _save(step=1, value=10)
-  checkpoint = evaluation.find_checkpoint()
-  for path in (home / 'cifar10' / 'train').glob('model.ckpt-1.*'):
-    path.unlink()
-  _network()
-  with tf.Session() as session, pytest.raises(checkpoints.Damaged, match='model.ckpt-1'):
-    evaluation.restore(session, checkpoint)

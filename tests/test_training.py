@@ -351,21 +351,6 @@ def test_run_whose_checkpoints_are_all_damaged_is_left_as_it_is(train_dir):
   assert contents(train_dir) == before
 
 
-def test_restart_keeps_the_old_run_beside_the_new_one(train_dir, capsys):
-  _train(4)
-  (train_dir / 'notes.txt').write_text('mine')
-  before = {path.name: path.read_bytes() for path in train_dir.iterdir()}
-  FLAGS.restart = True
-  capsys.readouterr()
-  assert _train(2) == 2
-  [old] = [path for path in train_dir.parent.iterdir() if path != train_dir]
-  assert re.fullmatch(r'train\.old-\d{8}-\d{6}', old.name)
-  assert {path.name: path.read_bytes() for path in old.iterdir()} == before
-  assert str(old) in capsys.readouterr().out
-  assert _steps(train_dir) == {0, 2}
-  assert runs.read(str(train_dir))['earlier'] == []
-
-
 @pytest.mark.parametrize('start_over', [
     lambda train_dir: setattr(FLAGS, 'restart', True), shutil.rmtree])
 def test_second_training_in_one_process_writes_event_files_too(train_dir, start_over):
@@ -441,43 +426,17 @@ def test_signals_of_the_callers_own_count(train_dir):
   assert _steps(train_dir) == {0}
 
 
-def test_session_comes_from_the_callers_creator(train_dir):
-  calls = []
-
-  def creator(scaffold, config):
-    calls.append((scaffold, config))
-    return training.SessionCreator(scaffold, config)
-
-  _train(2, session_creator=creator, num_cpus=3)
-  [(scaffold, config)] = calls
-  assert isinstance(scaffold, tf.train.Scaffold)
-  assert config.device_count['CPU'] == 3
-
-
-def test_callers_hooks_run_after_the_log_and_before_what_saves(train_dir, save_each_step, capsys):
+def test_callers_hooks_run_in_every_step_after_the_log_and_before_what_saves(
+    train_dir, save_each_step, capsys):
   class Hook(tf.train.SessionRunHook):
     def after_run(self, run_context, run_values):
       print('hook after', _steps(train_dir))
 
-  FLAGS.log_frequency = 1
-  _train(2, hooks=[Hook()])
+  _train(3, hooks=[Hook()])
   out = [line for line in capsys.readouterr().out.splitlines()
          if LINE.match(line) or line.startswith('hook')]
   assert [LINE.sub(r'step \1', line) for line in out] == [
-      'step 0', 'hook after {0}', 'step 1', 'hook after {0, 1}']
-
-
-def test_callers_hooks_run_in_every_step():
-  class Hook(tf.train.SessionRunHook):
-    runs = 0
-
-    def after_run(self, run_context, run_values):
-      self.runs += 1
-
-  hook = Hook()
-  FLAGS.log_frequency = 100
-  _train(7, hooks=[hook])
-  assert hook.runs == 7
+      'step 0', 'hook after {0}', 'hook after {0, 1}', 'step 2', 'hook after {0, 1, 2}']
 
 
 def test_session_counts_what_the_variable_counts(train_dir, capsys):
@@ -593,11 +552,12 @@ def test_session_is_compiled_where_that_works_unless_noxla(xla, can_compile, mon
     configs.append(config)
     return training.SessionCreator(scaffold, config)
 
-  assert _train(2, session_creator=creator) == 2
+  assert _train(2, session_creator=creator, num_cpus=3) == 2
   assert _train(2, session_creator=creator) is None  # Nothing to train, so nothing to compile.
   assert [config.graph_options.optimizer_options.global_jit_level for config in configs] == [
       tf.OptimizerOptions.ON_1 if xla and can_compile else tf.OptimizerOptions.DEFAULT,
       tf.OptimizerOptions.DEFAULT]
+  assert configs[0].device_count['CPU'] == 3
 
 
 def _train_on_numbers(max_steps, numbers, with_gpus):
@@ -759,10 +719,8 @@ def test_log_that_cannot_be_written_ends_the_run_with_a_checkpoint(train_dir, er
   assert _steps(train_dir) == {0, 3}
 
 
-@pytest.mark.parametrize('train_dir', ['', 'run[1]', 'run\n', 'gs://bucket/run', '/dev/null'])
-def test_path_that_cannot_be_a_run_is_refused(train_dir, tmp_path):
-  FLAGS.train_dir = train_dir
-  before = contents(tmp_path)
+def test_path_that_cannot_be_a_run_is_refused(tmp_path):
+  FLAGS.train_dir = 'run[1]'
   with pytest.raises(UserError, match='--train_dir'):
-    training.check_train_dir()
-  assert contents(tmp_path) == before
+    _train(3)
+  assert contents(tmp_path) == {}

@@ -18,9 +18,9 @@ import pytest
 import scipy.io
 
 from cifar10_support import dataset
+from conftest import ROOT
 
 BIN = 'cifar-10-batches-bin'
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 # A forked process inherits what the test lets pass for the official archive.
 _context = multiprocessing.get_context('fork')

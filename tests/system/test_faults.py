@@ -20,6 +20,7 @@ import tensorflow.compat.v1 as tf
 
 from cifar10_support import checkpoints
 from conftest import ROOT
+from conftest import contents
 from waiting import read_until
 from waiting import wait_until
 import warm_process
@@ -53,17 +54,12 @@ def run(two_steps, home):
   return home / 'cifar10' / 'train'
 
 
-def _contents(folder):
-  return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
-          for path in folder.rglob('*')}
-
-
 def _fails_and_changes_nothing(home, script, args, status, expected, **kwargs):
-  before = _contents(home)
+  before = contents(home)
   process = warm_process.WarmProcess(home, script, args, **kwargs)
   assert process.wait() == status, process.err
   assert re.fullmatch('%s: .*%s.*\n' % (script, expected), process.err)
-  after = _contents(home)
+  after = contents(home)
   # An evaluation may make its directory, for which it was asked.
   after = {path: data for path, data in after.items() if not path.startswith('cifar10/eval')}
   assert after == before

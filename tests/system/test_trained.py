@@ -14,12 +14,11 @@ import tensorflow.compat.v1 as tf
 import cifar10_eval
 import cifar10_predict
 from cifar10_support import dataset
-from conftest import ROOT
+from conftest import DATA
+from conftest import TRAINED
 import numpy_network
 
 FLAGS = tf.app.flags.FLAGS
-TRAINED = os.path.join(ROOT, 'cifar10', 'trained')
-DATA = os.environ.get('CIFAR10_DATA_DIR', os.path.join(ROOT, 'cifar10', 'data'))
 
 
 @pytest.fixture(autouse=True)
