@@ -75,17 +75,12 @@ def test_checkpoint_is_read(run_dir, capsys):
   assert capsys.readouterr().out == ''
 
 
-@pytest.mark.parametrize('contents', [None, b'', b'nonsense', b'\xff\xfe'])
-def test_checkpoints_are_found_without_a_file_that_names_them(run_dir, contents):
+@pytest.mark.parametrize('replace', [
+    lambda path: None, os.mkdir, *[lambda path, contents=contents: path.write_bytes(contents)
+                                   for contents in (b'', b'nonsense', b'\xff\xfe')]])
+def test_checkpoints_are_found_without_a_file_that_names_them(run_dir, replace):
   (run_dir / 'checkpoint').unlink()
-  if contents is not None:
-    (run_dir / 'checkpoint').write_bytes(contents)
-  assert _steps(run_dir) == [4, 3, 2, 1]
-
-
-def test_checkpoints_are_found_beside_a_directory_in_the_place_of_that_file(run_dir):
-  (run_dir / 'checkpoint').unlink()
-  (run_dir / 'checkpoint').mkdir()
+  replace(run_dir / 'checkpoint')
   assert _steps(run_dir) == [4, 3, 2, 1]
 
 

@@ -7,12 +7,14 @@ import pytest
 import tensorflow.compat.v1 as tf
 
 import cifar10
+import cifar10_eval
 import cifar10_input
 import cifar10_multi_gpu_train
 from cifar10_support import tf_setup
 from cifar10_support import training
 from cifar10_support.console import UserError
 import cifar10_train
+from conftest import TRAINED
 
 FLAGS = tf.app.flags.FLAGS
 
@@ -130,7 +132,8 @@ def test_training_as_on_a_gpu_gives_the_same_kind_of_run(
 
 def test_network_that_wants_more_than_the_pictures_have_is_a_one_line_error(monkeypatch):
   monkeypatch.setattr(cifar10_input, 'IMAGE_SIZE', 33)
-  for script in (cifar10_train, cifar10_multi_gpu_train):
+  FLAGS.checkpoint_dir = TRAINED
+  for script in (cifar10_train, cifar10_multi_gpu_train, cifar10_eval):
     with pytest.raises(UserError, match='IMAGE_SIZE.* 33.* 32x32'):
       script.main()
-  assert not os.path.exists('cifar10/train')
+  assert not os.path.exists('cifar10')
