@@ -4,11 +4,10 @@ import struct
 import numpy as np
 from PIL import Image
 import pytest
+import tensorflow.compat.v1 as tf
 
 from cifar10_support import pictures
 from cifar10_support.console import UserError
-
-import tensorflow.compat.v1 as tf
 
 RED, GREEN, BLUE, ORANGE = [255, 0, 0], [0, 128, 0], [0, 0, 255], [200, 90, 0]
 ORIENTATION = 0x112  # The number of the EXIF tag.

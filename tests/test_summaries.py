@@ -3,10 +3,9 @@ import io
 import numpy as np
 from PIL import Image
 import pytest
+import tensorflow.compat.v1 as tf
 
 from cifar10_support import summaries
-
-import tensorflow.compat.v1 as tf
 
 
 def _collected():
