@@ -284,10 +284,8 @@ tf_setup.use_graph_mode()
 training.FLAGS(['hanging'])
 tf.train.get_or_create_global_step()
 tf.get_variable('weights', [3])
-losses = tf.FIFOQueue(1, tf.float32, [[]])
-enqueue, loss = losses.enqueue(1.0), losses.dequeue()
+loss = tf.FIFOQueue(1, tf.float32, [[]]).dequeue()
 with training.training_session(loss, loss, 5, ('hot', 'cold')) as session:
-  session.run(enqueue)
   print('From here on nothing comes.')
   session.run(loss)
 """
