@@ -1,27 +1,30 @@
 """What the tests share: generated data sets, the flags' defaults, a graph each, and the scripts."""
 
+from cifar10_support import tf_setup  # First: it imports TensorFlow without its chatter.
+
 import os
+import shutil
 import signal
 import sys
 
+from absl.testing import flagsaver
+import numpy as np
+import pytest
+import tensorflow.compat.v1 as tf
+
+import cifar10
+from cifar10_support import dataset
+from cifar10_support import runs
+from cifar10_support import settings
+from cifar10_support import synthetic
+import numpy_network
+
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 TRAINED = os.path.join(ROOT, 'cifar10', 'trained')
-sys.path.insert(0, ROOT)
+DATA = os.environ.get('CIFAR10_DATA_DIR', os.path.join(ROOT, 'cifar10', 'data'))
 
+sys.path.append(os.path.join(ROOT, 'benchmarks'))  # Its programs import each other like that.
 os.environ['TF_FORCE_GPU_ALLOW_GROWTH'] = 'true'  # Several processes test at once.
-
-from cifar10_support import dataset  # noqa: E402
-from cifar10_support import runs  # noqa: E402, which imports TensorFlow quietly
-from cifar10_support import settings  # noqa: E402
-from cifar10_support import synthetic  # noqa: E402
-from cifar10_support import tf_setup  # noqa: E402
-
-from absl.testing import flagsaver  # noqa: E402
-import pytest  # noqa: E402
-import tensorflow.compat.v1 as tf  # noqa: E402
-
-import cifar10  # noqa: E402
-
 tf_setup.use_graph_mode()
 # Where a GPU multiplies float32 in TF32, the third digit is not numpy's.
 tf.config.experimental.enable_tensor_float_32_execution(False)
@@ -32,7 +35,8 @@ FLAGS(['pytest'])
 
 def contents(folder):
   """Returns what is in a folder, by path: the bytes of a file, None for a directory."""
-  return {path: path.read_bytes() if path.is_file() else None for path in folder.rglob('*')}
+  return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
+          for path in folder.rglob('*')}
 
 
 @pytest.fixture(autouse=True)
@@ -90,6 +94,23 @@ def small_data_dir(tmp_path_factory):
 def small_data_set(small_data_dir):
   """The `dataset.DataSet` of `small_data_dir`."""
   return dataset.find(small_data_dir, 10)
+
+
+@pytest.fixture(scope='session')
+def labelled_data_dir(tmp_path_factory, small_data_dir):
+  """A data set whose test labels are what the trained network answers, but for the first 20."""
+  data_dir = tmp_path_factory.mktemp('labelled') / 'data'
+  shutil.copytree(small_data_dir, data_dir)
+  (data_dir / dataset.FOLDER / 'batches.meta.txt').unlink()
+  path = data_dir / dataset.FOLDER / dataset.TEST_FILE
+  images, _ = numpy_network.read(path)
+  answers = numpy_network.logits(numpy_network.central_crop(images),
+                                 numpy_network.averages(TRAINED)).argmax(axis=1)
+  records = np.fromfile(path, np.uint8).reshape(100, -1)
+  records[:, 0] = answers
+  records[:20, 0] = (answers[:20] + 1) % 10
+  records.tofile(path)
+  return str(data_dir)
 
 
 @pytest.fixture

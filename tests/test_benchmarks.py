@@ -12,15 +12,13 @@ import tensorflow.compat.v1 as tf
 
 from conftest import ROOT
 
-sys.path.insert(0, os.path.join(ROOT, 'benchmarks'))
-
-import animate_filters  # noqa: E402
-import keep_curves  # noqa: E402
-import plot_curves  # noqa: E402
-import programs  # noqa: E402
-import simulate_scaling  # noqa: E402
-import throughput  # noqa: E402
-import train_and_evaluate  # noqa: E402
+import animate_filters
+import keep_curves
+import plot_curves
+import programs
+import simulate_scaling
+import throughput
+import train_and_evaluate
 
 LOSS, PRECISION = 'losses/total_loss/raw', 'precision @ 1'
 

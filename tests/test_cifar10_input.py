@@ -7,6 +7,7 @@ import tensorflow.compat.v1 as tf
 
 import cifar10_input
 from cifar10_support import tf_setup
+from cifar10_support.console import UserError
 import numpy_network
 
 FLAGS = tf.app.flags.FLAGS
@@ -243,8 +244,22 @@ def _one_pass(files, batch_size):
   return [np.concatenate(parts) for parts in zip(*batches)]
 
 
-def test_multiview_batches_are_ten_crops(small_data_set, pictures, run_graph):
-  images, _ = cifar10_input.evaluation_batches(small_data_set.test_files, 3, multiview=True)
+@pytest.mark.parametrize('crop', [
+    cifar10_input.distort, cifar10_input.central_crop, cifar10_input.ten_crops])
+def test_crop_larger_than_the_images_is_a_one_line_error(crop, monkeypatch):
+  for size in (32, 33):
+    monkeypatch.setattr(cifar10_input, 'IMAGE_SIZE', size)
+    images = tf.zeros([1, 40, 32, 3], tf.uint8)
+    if size == 32:
+      assert crop(images).shape[-3:] == [32, 32, 3]
+    else:
+      with pytest.raises(UserError, match='IMAGE_SIZE.* 33.* 40x32'):
+        crop(images)
+
+
+def test_batches_may_be_of_ten_crops(small_data_set, pictures, run_graph):
+  images, _ = cifar10_input.evaluation_batches(small_data_set.test_files, 3,
+                                               crop=cifar10_input.ten_crops)
   assert images.shape == [3, 10, 24, 24, 3]
   [(batch, expected)] = run_graph([images, cifar10_input.ten_crops(tf.constant(pictures[:3]))])
   np.testing.assert_allclose(batch, expected, atol=1e-5)

@@ -10,11 +10,10 @@ import tensorflow.compat.v1 as tf
 import cifar10_predict
 from cifar10_support import dataset
 from cifar10_support.console import UserError
-from conftest import ROOT
+from conftest import TRAINED
 import numpy_network
 
 FLAGS = tf.app.flags.FLAGS
-TRAINED = os.path.join(ROOT, 'cifar10', 'trained')
 
 
 @pytest.fixture

@@ -1,12 +1,20 @@
 import contextlib
+import os
 import re
 import types
 
 import pytest
 import tensorflow.compat.v1 as tf
 
+import cifar10
+import cifar10_eval
+import cifar10_input
+import cifar10_multi_gpu_train
+from cifar10_support import tf_setup
 from cifar10_support import training
+from cifar10_support.console import UserError
 import cifar10_train
+from conftest import TRAINED
 
 FLAGS = tf.app.flags.FLAGS
 
@@ -19,12 +27,6 @@ def flags(tmp_path, monkeypatch, small_data_dir):
   monkeypatch.chdir(tmp_path)
   FLAGS(['cifar10_train.py', '--data_dir=' + small_data_dir, '--batch_size=4', '--max_steps=2',
          '--min_queue_examples=50', '--log_frequency=1'])
-
-
-@pytest.mark.parametrize('flag, default', [
-    ('train_dir', 'cifar10/train'), ('log_frequency', 10), ('log_device_placement', False)])
-def test_default_is_the_tutorials(flag, default):
-  assert FLAGS[flag].default == default
 
 
 def test_training_updates_the_weights_logs_and_saves(tmp_path, capsys):
@@ -48,9 +50,9 @@ def graph_on(monkeypatch, small_data_set, with_gpus):
     graphs = []
 
     @contextlib.contextmanager
-    def no_session(loss, examples_per_step, classes):
-      assert (examples_per_step, classes) == (4, small_data_set.classes)
-      graphs.append(loss.graph)
+    def no_session(*args, **kwargs):
+      assert args[2:] == (4, small_data_set.classes)
+      graphs.append(tf.get_default_graph())
       yield types.SimpleNamespace(should_stop=lambda: True)
 
     monkeypatch.setattr(training, 'training_session', no_session)
@@ -59,6 +61,21 @@ def graph_on(monkeypatch, small_data_set, with_gpus):
     return graphs[0]
 
   return build
+
+
+@pytest.mark.parametrize('mixed_precision', [False, True])
+@pytest.mark.parametrize('gpus', [0, 1])
+def test_boxes_of_tensorboards_picture_are_the_tutorials(
+    gpus, mixed_precision, graph_on, monkeypatch):
+  monkeypatch.setattr(tf_setup, 'bfloat16_or_float32', lambda: tf.bfloat16)
+  monkeypatch.setattr(cifar10, 'MIXED_PRECISION', mixed_precision)
+  operations = graph_on(gpus).get_operations()
+  # `session` is what `training_session` adds.
+  assert {op.name.split('/')[0] for op in operations} | {'session'} == {
+      'input', 'conv1', 'pool1', 'norm1', 'conv2', 'norm2', 'pool2', 'local3', 'local4',
+      'softmax_linear', 'cross_entropy_per_example', 'cross_entropy', 'total_loss', 'schedule',
+      'learning_rate', 'gradients', 'GradientDescent', 'moving_averages', 'losses', 'global_step',
+      'train', 'session'} | ({'staging'} if gpus else set())
 
 
 def _devices(graph, is_meant):
@@ -102,10 +119,21 @@ def test_with_a_gpu_the_next_batch_is_copied_in_each_step(graph_on):
   assert put in [op for group in groups for op in [group, *group.control_inputs]]
 
 
-def test_training_as_on_a_gpu_gives_the_same_kind_of_run(with_gpus, tmp_path, capsys):
+def test_training_as_on_a_gpu_gives_the_same_kind_of_run(
+    with_gpus, tmp_path, monkeypatch, capsys):
   with_gpus(1)
-  cifar10_train.main()
+  monkeypatch.setattr(cifar10, 'MIN_QUEUE_EXAMPLES', 50)
+  cifar10_train.train()  # As most callers write it.
   assert ': step 1, loss = ' in capsys.readouterr().out
   end = tf.train.load_checkpoint(str(tmp_path / 'cifar10/train/model.ckpt-2'))
   assert end.get_tensor('global_step') == 2
   assert len(end.get_variable_to_shape_map()) == 21
+
+
+def test_network_that_wants_more_than_the_pictures_have_is_a_one_line_error(monkeypatch):
+  monkeypatch.setattr(cifar10_input, 'IMAGE_SIZE', 33)
+  FLAGS.checkpoint_dir = TRAINED
+  for script in (cifar10_train, cifar10_multi_gpu_train, cifar10_eval):
+    with pytest.raises(UserError, match='IMAGE_SIZE.* 33.* 32x32'):
+      script.main()
+  assert not os.path.exists('cifar10')

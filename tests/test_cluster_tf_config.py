@@ -4,7 +4,6 @@ import socket
 import pytest
 import tensorflow.compat.v1 as tf
 
-import cifar10
 from cifar10_cluster import __main__ as task
 from cifar10_cluster import tf_config
 import cifar10_eval
@@ -141,10 +140,9 @@ def test_evaluator_watches_the_directory_that_the_same_flags_train_in(
     flags, directory, monkeypatch):
   monkeypatch.setenv('TF_CONFIG', json.dumps(
       {'cluster': JOBS, 'task': {'type': 'evaluator', 'index': 0}}))
-  monkeypatch.setattr(cifar10, 'maybe_download_and_extract', lambda: None)
   watched = []
   monkeypatch.setattr(cifar10_eval, 'evaluate',
-                      lambda data_set, directory, *args: watched.append(directory))
+                      lambda *args, **kwargs: watched.append(FLAGS.checkpoint_dir))
   FLAGS(['cifar10_cluster', *flags])
   task.main()
   assert watched == [directory]

@@ -8,7 +8,7 @@ import re
 
 import pytest
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+from conftest import ROOT
 
 PAGES = ['README.md', 'CONTRIBUTING.md', 'CHANGELOG.md', 'cifar10/README.md',
          'cifar10/trained/README.md', 'docs/tutorial.ipynb'] + sorted(

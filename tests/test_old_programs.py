@@ -17,10 +17,10 @@ import tensorflow.compat.v1 as tf
 import cifar10
 import cifar10_input
 from conftest import ROOT
+from conftest import TRAINED
 import numpy_network
 
 FLAGS = tf.app.flags.FLAGS
-TRAINED = os.path.join(ROOT, 'cifar10', 'trained')
 
 
 @pytest.fixture(autouse=True)

@@ -1,13 +1,12 @@
 """Importing TensorFlow, in processes of their own; most with a stand-in for it that chatters."""
 
 import os
-import signal
 import subprocess
 import sys
 
 import pytest
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+from conftest import ROOT
 
 
 def _run(code, *arguments, path=(), **environment):
@@ -58,26 +57,6 @@ def test_failing_import_shows_what_was_held_back(run):
   assert process.returncode == 1
   assert process.stderr.startswith('chatter\n')
   assert process.stderr.endswith('ImportError: no such library\n')
-
-
-@pytest.mark.parametrize('environment', [{}, {'TF_CPP_MIN_LOG_LEVEL': '0'}])
-def test_control_c_during_the_import_is_no_traceback(run, environment):
-  process = run(THEN_WARN, 'import os, signal; os.kill(os.getpid(), signal.SIGINT)', **environment)
-  assert (process.returncode, process.stderr) == (-signal.SIGINT, '')
-
-
-def test_control_c_after_the_import_is_pythons_again(run):
-  process = run('import cifar10_support, signal\n'
-                'assert signal.getsignal(signal.SIGINT) is signal.default_int_handler', '')
-  assert (process.returncode, process.stderr) == (0, '')
-
-
-def test_control_c_that_is_ignored_stays_ignored(run):
-  process = run('import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n'
-                'import cifar10_support\n'
-                'assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN',
-                'import os, signal; os.kill(os.getpid(), signal.SIGINT)')
-  assert (process.returncode, process.stderr) == (0, '')
 
 
 ONEDNN = 'import os; print("oneDNN", os.environ.get("TF_ENABLE_ONEDNN_OPTS"))'

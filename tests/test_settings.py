@@ -1,5 +1,7 @@
 import contextlib
+import sys
 
+from absl import flags
 import pytest
 import tensorflow.compat.v1 as tf
 
@@ -43,6 +45,17 @@ def test_constant_that_is_set_counts_unless_the_flag_is_given(name, from_flags, 
     with from_flags():
       assert getattr(cifar10, name) == tutorials
     assert getattr(cifar10, name) == edited
+
+
+def test_second_start_in_one_process_has_the_command_line_too(from_flags, monkeypatch):
+  # As in a program that has not parsed it: whoever first reads a flag does.
+  monkeypatch.setattr(sys, 'argv', ['x', '--initial_learning_rate=0.5', '--train_dir=mine'])
+  flags.FLAGS.unparse_flags()
+  for _ in range(2):
+    with from_flags():
+      assert cifar10.INITIAL_LEARNING_RATE == 0.5
+      assert FLAGS.train_dir == 'mine'
+    assert cifar10.INITIAL_LEARNING_RATE == 0.1
 
 
 def test_all_is_as_before_after_an_error_too(from_flags):

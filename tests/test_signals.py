@@ -42,7 +42,7 @@ def _receive(stop, number):
 
 
 @pytest.mark.parametrize('number, status', [
-    (signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+    (signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGUSR1, 138)])
 def test_signal_is_noted_and_then_ends_the_process(number, status, capsys):
   handlers = [signal.getsignal(number) for number in signals.STOP_SIGNALS]
   with signals.StopSignals() as stop:
@@ -95,14 +95,14 @@ def test_signal_that_was_ignored_stays_ignored():
 
 def test_other_signals_keep_their_handlers():
   received = []
-  before = signal.signal(signal.SIGUSR1, lambda number, frame: received.append(number))
+  before = signal.signal(signal.SIGUSR2, lambda number, frame: received.append(number))
   try:
     with signals.StopSignals() as stop:
-      signal.raise_signal(signal.SIGUSR1)
+      signal.raise_signal(signal.SIGUSR2)
       _receive(stop, signal.SIGTERM)
   finally:
-    signal.signal(signal.SIGUSR1, before)
-  assert received == [signal.SIGUSR1]
+    signal.signal(signal.SIGUSR2, before)
+  assert received == [signal.SIGUSR2]
   assert stop.received == signal.SIGTERM
 
 
@@ -148,8 +148,9 @@ def test_process_ends_even_if_the_terminal_is_gone(error, monkeypatch, ends):
   assert ends == [143]
 
 
-def test_system_without_sighup_has_the_other_two(monkeypatch):
+def test_system_with_two_of_the_signals_has_these(monkeypatch):
   monkeypatch.delattr(signal, 'SIGHUP')
+  monkeypatch.delattr(signal, 'SIGUSR1')
   module = runpy.run_path(signals.__file__)
   assert module['STOP_SIGNALS'] == (signal.SIGINT, signal.SIGTERM)
   with module['StopSignals']() as stop:

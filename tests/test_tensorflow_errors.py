@@ -7,25 +7,23 @@ from cifar10_support import tf_setup
 from cifar10_support.console import UserError
 
 
-def test_missing_file_is_named_with_what_to_do(tmp_path):
+@pytest.mark.parametrize('name, reason', [('no', 'No such file or directory'), ('', '.*directory')])
+def test_file_is_named_with_the_reason_and_what_to_do(name, reason, tmp_path):
   with tf.Session() as session:
-    with pytest.raises(UserError, match='%s/no: No such file or directory.*boil water' % tmp_path):
+    with pytest.raises(UserError, match='%s: %s.*boil water' % (tmp_path / name, reason)):
       with tf_setup.explained_errors('boil water'):
-        session.run(tf.read_file(str(tmp_path / 'no')))
+        session.run(tf.read_file(str(tmp_path / name)))
 
 
-def test_directory_in_the_place_of_a_file_is_named(tmp_path):
-  with tf.Session() as session:
-    with pytest.raises(UserError, match='%s: .*directory.*boil water' % tmp_path):
-      with tf_setup.explained_errors('boil water'):
-        session.run(tf.read_file(str(tmp_path)))
-
-
-def test_event_file_that_cannot_be_written_is_named():
-  # As the event writer words it.
-  error = RuntimeError('run/events.out.tfevents.1795602665.vm; No space left on device\n'
-                       '\tFailed to flush 1 events\n\tFlushing first event.')
-  with pytest.raises(UserError, match='^run/events.out.tfevents.1795602665.vm: No space left'):
+# As the writers of events and of checkpoints word it; the latter in the class of full memory.
+@pytest.mark.parametrize('path, error', [
+    ('run/events.out.tfevents.1795602665.vm', RuntimeError(
+        'run/events.out.tfevents.1795602665.vm; No space left on device\n'
+        '\tFailed to flush 1 events\n\tFlushing first event.')),
+    ('run/model.ckpt-7_temp/part-00000', tf.errors.ResourceExhaustedError(
+        None, None, 'run/model.ckpt-7_temp/part-00000; No space left on device'))])
+def test_full_disk_is_named_with_the_file(path, error):
+  with pytest.raises(UserError, match='^%s: No space left on device' % path):
     with tf_setup.explained_errors('boil water'):
       raise error
 
@@ -40,15 +38,6 @@ def test_full_memory_of_a_device_has_advice_of_its_own():
     with pytest.raises(UserError, match=expected):
       with tf_setup.explained_errors(*arguments):
         raise error
-
-
-def test_full_disk_is_not_full_memory():
-  # Which has the same class.
-  error = tf.errors.ResourceExhaustedError(
-      None, None, 'run/model.ckpt-7_temp/part-00000; No space left on device')
-  with pytest.raises(UserError, match='^run/model.ckpt-7_temp/part-00000: No space left on device'):
-    with tf_setup.explained_errors('boil water'):
-      raise error
 
 
 def test_other_errors_keep_their_traceback():

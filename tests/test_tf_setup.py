@@ -1,11 +1,10 @@
-import json
-
 import pytest
+import tensorflow.compat.v1 as tf
 
+import cifar10_multi_gpu_train
 from cifar10_support import tf_setup
 from cifar10_support.console import UserError
-
-import tensorflow.compat.v1 as tf
+import cifar10_train
 
 
 def test_sessions_take_gpu_memory_as_needed_and_show_placement_if_asked():
@@ -114,18 +113,25 @@ def test_read_once_gives_the_value_and_shares_the_variable():
     assert session.run(tf.gradients(value * again, [variable])) == [8.0]
 
 
-@pytest.mark.parametrize('config', [None, {}, {'cluster': {}}, {'cluster': {'worker': ['a:1']}}])
-def test_lone_task_trains_here(config, monkeypatch):
-  monkeypatch.delenv('TF_CONFIG', raising=False)
-  if config is not None:
-    monkeypatch.setenv('TF_CONFIG', json.dumps(config))
+@pytest.mark.parametrize('config', [
+    '', '{}', '{"task": {"type": "worker", "index": 0}}', '{"cluster": {}}',
+    '{"cluster": {"chief": ["a:1"]}, "task": {"type": "chief", "index": 0}}'])
+def test_lone_task_trains_here_and_says_so(config, monkeypatch, capsys):
+  monkeypatch.setenv('TF_CONFIG', config)
   tf_setup.check_single_machine()
+  assert ('TF_CONFIG' in capsys.readouterr().out) == bool(config)
 
 
-@pytest.mark.parametrize('text', [
-    json.dumps({'cluster': {'chief': ['a:1'], 'worker': ['b:1']}}),
-    json.dumps({'cluster': {'ps': ['a:1']}}), '{', '[]', '{"cluster": 3}'])
-def test_task_of_a_cluster_is_refused_and_so_is_nonsense(text, monkeypatch):
-  monkeypatch.setenv('TF_CONFIG', text)
-  with pytest.raises(UserError, match='TF_CONFIG'):
-    tf_setup.check_single_machine()
+@pytest.mark.parametrize('config, named', [
+    ('{"cluster": {"ps": ["a:1"]}, "task": {"type": "ps", "index": 0}}', '-m cifar10_cluster'),
+    ('{"cluster": {"worker": ["a:1", "b:2"]}}', '-m cifar10_cluster'),
+    ('{"cluster": {"chief": ["a:1"], "worker": ["b:2"]}}', '-m cifar10_cluster'),
+    ('not JSON', 'TF_CONFIG'), ('[1]', 'TF_CONFIG'), ('3', 'TF_CONFIG'),
+    ('{"cluster": 3}', 'TF_CONFIG'), ('{"cluster": [1]}', 'TF_CONFIG'),
+    ('{"cluster": {"ps": 3}}', 'TF_CONFIG')])
+def test_task_of_a_cluster_is_sent_to_the_program_for_it_and_nonsense_is_refused(
+    config, named, monkeypatch):
+  monkeypatch.setenv('TF_CONFIG', config)
+  for script in (cifar10_train, cifar10_multi_gpu_train):
+    with pytest.raises(UserError, match=named):
+      script.main()

@@ -42,7 +42,7 @@ def _keeps_training(job):
 
 
 def _saved_step(job):
-  return checkpoints.latest_whole(str(job.home / 'chief' / 'cifar10' / 'train')).step
+  return checkpoints.latest_intact(str(job.home / 'chief' / 'cifar10' / 'train')).step
 
 
 def _resumed_steps(job):

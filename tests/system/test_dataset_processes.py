@@ -1,4 +1,4 @@
-"""Data sets made by processes of their own: killed at random moments, two at once, a script."""
+"""Data sets made by processes of their own: killed at random moments, two at once."""
 
 import hashlib
 import http.server
@@ -7,20 +7,15 @@ import multiprocessing
 import os
 import random
 import shutil
-import subprocess
-import sys
 import tarfile
 import threading
 import time
 
-import numpy as np
 import pytest
-import scipy.io
 
 from cifar10_support import dataset
 
 BIN = 'cifar-10-batches-bin'
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 # A forked process inherits what the test lets pass for the official archive.
 _context = multiprocessing.get_context('fork')
@@ -111,19 +106,3 @@ def test_two_downloads_at_once_make_one_good_copy(server, small_data_dir, tmp_pa
   assert len(server.requests) == 1
   assert os.listdir(tmp_path) == [BIN]
   _assert_whole(tmp_path / BIN, small_data_dir)
-
-
-def test_svhn_is_converted_without_an_installed_project(tmp_path):
-  for name, count in (('train_32x32.mat', 23), ('test_32x32.mat', 7)):
-    scipy.io.savemat(tmp_path / name, {'X': np.zeros([32, 32, 3, count], np.uint8),
-                                       'y': np.ones([count, 1], np.uint8)})
-  # -S leaves out an editable install; then the packages are added again.
-  packages = [path for path in sys.path if path.endswith('site-packages')]
-  code = ('import runpy, sys; sys.path += %r; sys.argv = sys.argv[1:]; '
-          'runpy.run_path(sys.argv[0], run_name="__main__")' % packages)
-  script = os.path.join(ROOT, 'exercises', 'svhn_to_cifar10.py')
-  done = subprocess.run([sys.executable, '-I', '-S', '-c', code, script, '--output_dir=digits'],
-                        cwd=tmp_path, capture_output=True, text=True)
-  assert (done.returncode, done.stderr) == (0, '')
-  assert 'Wrote 23 images for training and 7 for testing to digits.' in done.stdout
-  assert dataset.find(str(tmp_path / 'digits'), 10).num_train == 23

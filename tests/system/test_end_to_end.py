@@ -20,7 +20,10 @@ import warm_process
 
 TIME = r'\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{6}'
 STEP = TIME + r': step \d+, loss = \d+\.\d\d \(\d+\.\d examples/sec; \d+\.\d{3} sec/batch\)'
-PRECISION = TIME + r': precision @ 1 = \d\.\d{3}'
+PRECISION = TIME + r': precision @ 1 = (\d\.\d{3})'
+# Then, in lines of their own, of what that was, and where the rest is.
+EVALUATED = PRECISION + (r'\nStep 600 of cifar10/synthetic/train, \d+ (?:test|training) images\.'
+                         r'\n.*tensorboard --logdir cifar10/synthetic/eval\n')
 FILLING = ('Filling queue with 20000 CIFAR images before starting to train. '
            'This will take about a second.')
 
@@ -46,8 +49,7 @@ def _start(cwd, script, *args):
 def _precision(home, *args):
   process = warm_process.WarmProcess(home, 'cifar10_eval.py', ['--synthetic', '--run_once', *args])
   assert (process.wait(), process.err) == (0, '')
-  assert re.fullmatch(PRECISION + '\n', process.out)
-  return float(process.out.split()[-1])
+  return float(re.fullmatch(EVALUATED, process.out).group(1))
 
 
 @pytest.fixture(scope='module')
@@ -72,10 +74,11 @@ def test_training_prints_the_lines_of_the_contract_and_where_it_writes(trained):
   lines = trained.stdout.splitlines()
   assert lines[0] == FILLING
   assert 'cifar10/synthetic/train' in lines[1]
-  assert [re.match(TIME + r': step (\d+),', line).group(1) for line in lines[2:]] == [
+  assert [re.match(TIME + r': step (\d+),', line).group(1) for line in lines[2:-1]] == [
       str(step) for step in range(0, 600, 20)]
-  assert all(re.fullmatch(STEP, line) for line in lines[2:])
-  losses = [float(line.split()[6]) for line in lines[2:]]
+  assert all(re.fullmatch(STEP, line) for line in lines[2:-1])
+  assert 'step 600.' in lines[-1] and 'cifar10_eval.py' in lines[-1]
+  losses = [float(line.split()[6]) for line in lines[2:-1]]
   assert 4.5 < losses[0] < 4.8
   assert np.mean(losses[-10:]) < losses[0] - 1  # One batch of 32 says little.
 
@@ -143,7 +146,7 @@ def test_evaluation_of_a_finished_run_ends_by_itself(trained, home):
   process = _run(home, 'cifar10_eval.py', '--synthetic', '--num_examples=100',
                  '--eval_interval_secs=1')
   assert (process.returncode, process.stderr) == (0, '')
-  assert re.fullmatch(PRECISION + '\n', process.stdout)
+  assert re.fullmatch(EVALUATED, process.stdout)
 
 
 def test_second_start_resumes(run_dir, tmp_path):
@@ -154,7 +157,7 @@ def test_second_start_resumes(run_dir, tmp_path):
   assert (process.wait(), process.err) == (0, '')
   lines = process.out.splitlines()
   assert 'cifar10/synthetic/train' in lines[1] and 'step 600' in lines[1]
-  assert [re.search('step ([0-9]+)', line).group(1) for line in lines[2:]] == ['600', '601']
+  assert [re.search('step ([0-9]+)', line).group(1) for line in lines[2:-1]] == ['600', '601']
 
 
 def test_evaluation_follows_a_training_to_its_end(small_data_dir, tmp_path):
@@ -168,14 +171,13 @@ def test_evaluation_follows_a_training_to_its_end(small_data_dir, tmp_path):
   finally:
     evaluation.kill()
   assert (evaluation.returncode, err) == (0, '')
-  lines = out.splitlines()
-  assert 1 <= len(lines) <= 2  # The checkpoint before the first step may have come and gone.
-  assert all(re.fullmatch(PRECISION, line) for line in lines)
-  [events] = (tmp_path / 'cifar10' / 'eval').iterdir()
-  steps = [event.step for event in tf.train.summary_iterator(str(events))
+  steps = [event.step for path in sorted((tmp_path / 'cifar10' / 'eval').glob('events.*'))
+           for event in tf.train.summary_iterator(str(path))
            for value in event.summary.value if value.tag == 'precision @ 1']
-  assert steps[-1] == 20
-  assert len(steps) == len(lines)
+  # The checkpoint before the first step may have come and gone.
+  assert steps in ([0, 20], [20])
+  assert len(re.findall(PRECISION + '\n', out)) == len(steps)
+  assert out.count(' Waiting for ') == len(steps) - 1
 
 
 def test_control_c_saves_and_says_so(small_data_dir, tmp_path):
@@ -222,7 +224,7 @@ WINDOWS = '''
 import builtins, os, sys, types
 import signal
 import cifar10_support  # TensorFlow and Python themselves may use what they find.
-del signal.SIGHUP
+del signal.SIGHUP, signal.SIGUSR1
 sys.modules["fcntl"] = sys.modules["resource"] = None
 sys.modules["msvcrt"] = types.SimpleNamespace(locking=lambda *args: None, LK_NBLCK=2)
 open_before = builtins.open
@@ -263,6 +265,12 @@ def test_error_is_one_line_in_a_process_of_its_own_too(tmp_path):
   assert re.fullmatch('cifar10_eval.py: .*cifar10/train.*\n', process.stderr)
   assert process.stdout == ''
   assert os.listdir(tmp_path) == []
+
+
+def test_model_by_itself_says_which_scripts_there_are(tmp_path):
+  process = _run(tmp_path, 'cifar10.py')
+  assert process.returncode == 1
+  assert re.fullmatch(r'.*cifar10_train\.py.*cifar10_eval\.py.*\n', process.stderr)
 
 
 @pytest.mark.parametrize('script, flags', [

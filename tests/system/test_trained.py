@@ -14,12 +14,11 @@ import tensorflow.compat.v1 as tf
 import cifar10_eval
 import cifar10_predict
 from cifar10_support import dataset
-from conftest import ROOT
+from conftest import DATA
+from conftest import TRAINED
 import numpy_network
 
 FLAGS = tf.app.flags.FLAGS
-TRAINED = os.path.join(ROOT, 'cifar10', 'trained')
-DATA = os.environ.get('CIFAR10_DATA_DIR', os.path.join(ROOT, 'cifar10', 'data'))
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +37,7 @@ def test_precision_is_that_of_the_model_card(args, capsys):
   FLAGS(['cifar10_eval.py', '--data_dir=' + DATA, '--checkpoint_dir=' + TRAINED, '--run_once',
          *args])
   cifar10_eval.main()
-  assert capsys.readouterr().out.endswith('precision @ 1 = %s\n' % precision)
+  assert 'precision @ 1 = %s\n' % precision in capsys.readouterr().out
 
 
 @pytest.fixture
