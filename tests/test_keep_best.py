@@ -91,6 +91,7 @@ class _Killed(BaseException):
 
 
 def test_kill_at_any_moment_leaves_the_old_best_or_the_new_one(home, saved, monkeypatch):
+  monkeypatch.setattr(os, 'fsync', lambda descriptor: None)  # Which takes most of the time.
   first, second, third = saved(1), saved(2), saved(3)
   kill_at = itertools.count()
   left = None
@@ -203,12 +204,20 @@ def test_best_survives_a_restart_of_evaluation(saved):
   assert _value('best') == 3
 
 
+def test_checkpoint_of_the_same_name_is_not_copied_over_the_best(home, saved):
+  best.Best(TRAIN_DIR).consider(saved(1), 0.5, 'any')
+  before = (home / 'best' / 'best.json').read_bytes()
+  best.Best(TRAIN_DIR).consider(saved(1), 0.9, 'any')
+  assert (home / 'best' / 'best.json').read_bytes() == before
+
+
 def test_checkpoint_without_record_or_meta_graph_is_kept_too(saved):
   checkpoint = saved(1)
   os.remove(f'{TRAIN_DIR}/run.json')
   os.remove(f'{checkpoint.path}.meta')
   best.Best(TRAIN_DIR).consider(checkpoint, 0.5, 'any')
   assert _value('best') == 1
+  assert _files('best') == sorted(set(_with(1)) - {'run.json', 'model.ckpt-1.meta'})
 
 
 def test_checkpoint_of_a_step_that_begins_with_the_same_digits_is_not_taken_along(saved):
