@@ -52,6 +52,7 @@ WEIGHT_DECAY = 0.004  # Of the two fully connected layers.
 CONV_WEIGHT_DECAY = 0.0
 DISTORTION_STRENGTH = 1.0  # See `cifar10_input.distort`.
 MIN_QUEUE_EXAMPLES = None  # See `cifar10_input.training_batches`.
+VALIDATION = False  # Whether training leaves out the images for validation, see `dataset.find`.
 MIXED_PRECISION = False
 FREEZE = []  # Scopes that training leaves as they are, such as ['conv1', 'conv2'].
 
@@ -63,12 +64,13 @@ TOWER_NAME = 'tower'
 DATA_URL = dataset.DATA_URL
 
 
-def maybe_download_and_extract():
+def maybe_download_and_extract(hold_out=False):
   """Locates and verifies the data set in --data_dir, and downloads it first if there is none.
 
-  Returns a `dataset.DataSet` for the builders below; a `UserError` if there is none to be had.
+  Returns a `dataset.DataSet` for the builders below, with a validation part if VALIDATION or
+  `hold_out` says so; a `UserError` if there is none to be had.
   """
-  return dataset.prepare(FLAGS.data_dir, DATA_URL, NUM_CLASSES)
+  return dataset.prepare(FLAGS.data_dir, DATA_URL, NUM_CLASSES, hold_out or VALIDATION)
 
 
 def distorted_inputs(data_set=None):
@@ -76,20 +78,22 @@ def distorted_inputs(data_set=None):
 
   `data_set` is by default the one in --data_dir; a `ValueError` if that is missing or damaged.
   """
-  data_set = data_set or dataset.find(FLAGS.data_dir, NUM_CLASSES, ['train_eval'])
+  data_set = data_set or dataset.find(FLAGS.data_dir, NUM_CLASSES, ['train_eval'], VALIDATION)
   return cifar10_input.training_batches(data_set.train_files, FLAGS.batch_size,
-                                        MIN_QUEUE_EXAMPLES, DISTORTION_STRENGTH)
+                                        MIN_QUEUE_EXAMPLES, DISTORTION_STRENGTH,
+                                        data_set.left_out.get('train_eval'))
 
 
 def inputs(eval_data, data_set=None, one_pass=False, crop=cifar10_input.central_crop):
   """Adds the input pipeline for evaluation, see `cifar10_input.evaluation_batches`.
 
   `eval_data` is 'test' (or true) for the test images, 'train_eval' (or false) for those of
-  training; `data_set` is as above.
+  training, 'validation' for those held out; `data_set` is as above.
   """
   part = cifar10_input.part_of(eval_data)
-  data_set = data_set or dataset.find(FLAGS.data_dir, NUM_CLASSES, [part])
-  return cifar10_input.evaluation_batches(data_set.files(part), FLAGS.batch_size, one_pass, crop)
+  data_set = data_set or dataset.find(FLAGS.data_dir, NUM_CLASSES, [part], VALIDATION)
+  return cifar10_input.evaluation_batches(data_set.files(part), FLAGS.batch_size, one_pass, crop,
+                                          data_set.left_out.get(part))
 
 
 def inference(images, training=False):

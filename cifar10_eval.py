@@ -14,6 +14,7 @@ import tensorflow.compat.v1 as tf
 
 import cifar10
 import cifar10_input
+from cifar10_support import best
 from cifar10_support import checkpoints
 from cifar10_support import console
 from cifar10_support import evaluation
@@ -25,14 +26,14 @@ from cifar10_support.console import UserError
 FLAGS = tf.app.flags.FLAGS
 
 console.DEFINE_path('eval_dir', 'cifar10/eval', 'Directory for the event files.')
-tf.app.flags.DEFINE_enum('eval_data', 'test', ['test', 'train_eval'],
-                         'Images to evaluate: the test set or the training set.')
+tf.app.flags.DEFINE_enum('eval_data', 'test', ['test', 'train_eval', 'validation'],
+                         'Images to evaluate: for testing, for training or for validation.')
 tf.app.flags.DEFINE_integer('eval_interval_secs', 300, 'Minimum seconds between the starts '
                             'of two evaluations.', lower_bound=0)
 tf.app.flags.DEFINE_integer('num_examples', None, 'Maximum number of images to evaluate (default: '
                             'the size of the test set, 10000 for CIFAR-10).', lower_bound=1)
 tf.app.flags.DEFINE_boolean('run_once', False, 'Evaluate the latest checkpoint and exit.')
-console.adopt_flags(evaluation, settings, cifar10)
+console.adopt_flags(evaluation, best, settings, cifar10)
 
 _POLL_SECS = 1  # Between two looks for a new checkpoint.
 
@@ -52,7 +53,8 @@ def evaluate(data_set=None, patience_secs=None):
   is_only = FLAGS.run_once or path
   found = [evaluation.find_checkpoint()] if is_only else _new_checkpoints(directory, patience_secs)
   runs.check_directory(FLAGS.eval_dir, 'eval_dir')
-  data_set = data_set or cifar10.maybe_download_and_extract()
+  best_so_far = best.Best(directory)
+  data_set = data_set or cifar10.maybe_download_and_extract(FLAGS.eval_data == 'validation')
 
   with tf.Graph().as_default():
     crop = cifar10_input.ten_crops if FLAGS.multiview else cifar10_input.central_crop
@@ -62,6 +64,8 @@ def evaluate(data_set=None, patience_secs=None):
 
     for checkpoint in found:
       runs.check_classes(directory, runs.read(directory), data_set.classes)
+      if FLAGS.eval_data == 'validation' and data_set.left_out:
+        runs.check_held_out(directory, data_set.classes)
       try:
         probabilities, truth, summary = _evaluate_once(checkpoint, fetches, summary_op, data_set)
       except checkpoints.Damaged as error:  # Training has just deleted it.
@@ -74,11 +78,13 @@ def evaluate(data_set=None, patience_secs=None):
       precision = np.mean(probabilities.argmax(axis=1) == truth)
       console.log(f'precision @ 1 = {precision:.3f}')
       run = runs.read(directory)  # Again: it may have been resumed in the meantime.
-      is_last = is_only or (run and checkpoint.step
-                            and checkpoint.step >= run['flags']['max_steps'])
+      verdict, is_over = best_so_far.consider(checkpoint, precision,
+                                              f'precision @ 1{_kind()}, {len(truth)} images')
+      is_last = is_only or is_over or (run and checkpoint.step
+                                       and checkpoint.step >= run['flags']['max_steps'])
       step = 'An unknown step' if checkpoint.step is None else f'Step {checkpoint.step}'
-      part = 'test' if FLAGS.eval_data == 'test' else 'training'
-      print(f'{step} of {directory}, {len(truth)} {part} images.'
+      part = FLAGS.eval_data.replace('train_eval', 'training')
+      print(f'{step} of {directory}, {len(truth)} {part} images.{verdict}'
             + ('' if is_last else ' Waiting for the next checkpoint.'))
       _write_events(checkpoint, data_set, precision, probabilities, truth, summary)
       if is_last:
@@ -124,7 +130,7 @@ def _evaluate_once(checkpoint, fetches, summary_op, data_set):
     The probabilities and the labels of the images, in the order of the files, and the serialised
     summary of the first batch.
   """
-  num_examples = min(FLAGS.num_examples or data_set.num_test,
+  num_examples = min(FLAGS.num_examples or max(data_set.num_test, data_set.num_validation),
                      data_set.num_examples(FLAGS.eval_data))
   with tf.Session(config=tf_setup.session_config()) as session, tf_setup.explained_errors(
       'evaluate again'):
@@ -176,7 +182,8 @@ def _write_events(checkpoint, data_set, precision, probabilities, labels, summar
 
 def _kind():
   """Returns the end of this kind's tags, so that one directory can hold all kinds of evaluation."""
-  return ((' of training images' if FLAGS.eval_data == 'train_eval' else '')
+  part = FLAGS.eval_data.replace('train_eval', 'training')
+  return (('' if part == 'test' else f' of {part} images')
           + ('' if FLAGS.use_moving_averages else ' without moving averages')
           + (' with ten crops' if FLAGS.multiview else ''))
 

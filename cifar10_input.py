@@ -43,8 +43,11 @@ _MIN_CONTRAST, _MAX_CONTRAST = 0.2, 1.8
 # From files to batches.
 
 
-def training_batches(files, batch_size, min_queue_examples=None, distortion_strength=1.0):
+def training_batches(files, batch_size, min_queue_examples=None, distortion_strength=1.0,
+                     left_out=None):
   """Adds the pipeline for training: shuffled, distorted, endless.
+
+  In a graph with a seed, see `tf.set_random_seed`, the batches are the same each time.
 
   Args:
     files: paths of the files, a list.
@@ -52,6 +55,7 @@ def training_batches(files, batch_size, min_queue_examples=None, distortion_stre
     min_queue_examples: number of images in the shuffle queue before the first batch, and the least
       ever after. By default MIN_FRACTION_OF_EXAMPLES_IN_QUEUE of an epoch.
     distortion_strength: see `distort`.
+    left_out: a regular expression; records whose key, 'path:number', matches are skipped.
 
   Returns:
     images: float32 of shape [batch_size, 24, 24, 3], see `distort`.
@@ -61,13 +65,15 @@ def training_batches(files, batch_size, min_queue_examples=None, distortion_stre
       NUM_EXAMPLES_PER_EPOCH_FOR_TRAIN * MIN_FRACTION_OF_EXAMPLES_IN_QUEUE)
   with tf.device('/cpu:0'), tf.name_scope('input'):
     filename_queue = tf.train.string_input_producer(files)
-    images, labels = _read_many(filename_queue)
+    images, labels = _read_many(filename_queue, left_out)
 
     print(f'Filling queue with {min_queue_examples} CIFAR images before starting to train. '
           'This will take about a second.')
+    # With a seed one thread fills the queue, which hands out images only when it is full.
+    num_threads, room = (16, 3 * batch_size) if tf.get_default_graph().seed is None else (1, 1)
     images, labels = tf.train.shuffle_batch(
-        [images, labels], batch_size, enqueue_many=True, num_threads=16,
-        capacity=min_queue_examples + 3 * batch_size, min_after_dequeue=min_queue_examples)
+        [images, labels], batch_size, enqueue_many=True, num_threads=num_threads,
+        capacity=min_queue_examples + room, min_after_dequeue=min_queue_examples)
 
     # Distorted ahead of time, so that a training step never waits for it.
     images = distort(images, distortion_strength)
@@ -76,11 +82,13 @@ def training_batches(files, batch_size, min_queue_examples=None, distortion_stre
     return images, labels
 
 
-def _read_many(filename_queue):
+def _read_many(filename_queue, left_out):
   """Adds a reader of up to `_RECORDS_PER_READ` records a run, in the order of the files."""
   with tf.name_scope('read'):
     reader = tf.FixedLengthRecordReader(dataset.RECORD_BYTES)
-    _, values = reader.read_up_to(filename_queue, _RECORDS_PER_READ)
+    keys, values = reader.read_up_to(filename_queue, _RECORDS_PER_READ)
+    if left_out:
+      values = tf.boolean_mask(values, ~tf.strings.regex_full_match(keys, left_out))
     return _decode(values)
 
 
@@ -161,8 +169,9 @@ def prefetch_queue(images, labels, capacity):
   """Adds a `tf.QueueBase` of up to `capacity` batches, which `images` and `labels` compute."""
   queue = tf.FIFOQueue(capacity, [images.dtype, labels.dtype], [images.shape, labels.shape],
                        name='prefetch')
-  # Two threads: one waits for its batch while the other works on it.
-  tf.train.add_queue_runner(tf.train.QueueRunner(queue, [queue.enqueue([images, labels])] * 2))
+  # Two threads: one waits for its batch while the other works on it. But they may overtake.
+  threads = [queue.enqueue([images, labels])] * (2 if tf.get_default_graph().seed is None else 1)
+  tf.train.add_queue_runner(tf.train.QueueRunner(queue, threads))
   return queue
 
 
@@ -221,7 +230,7 @@ def ten_crops(images):
     return tf.image.per_image_standardization(tf.cast(tf.stack(crops + flipped, 1), tf.float32))
 
 
-def evaluation_batches(files, batch_size, one_pass=False, crop=central_crop):
+def evaluation_batches(files, batch_size, one_pass=False, crop=central_crop, left_out=None):
   """Adds the pipeline for evaluation: no distortions, in the order of the files.
 
   Args:
@@ -231,6 +240,7 @@ def evaluation_batches(files, batch_size, one_pass=False, crop=central_crop):
       exactly once: the last batch has what is left, and after it comes a
       `tf.errors.OutOfRangeError`.
     crop: `central_crop` or `ten_crops`.
+    left_out: see `training_batches`.
 
   Returns:
     images: float32 of shape [batch_size, 24, 24, 3], or [batch_size, 10, 24, 24, 3].
@@ -242,7 +252,7 @@ def evaluation_batches(files, batch_size, one_pass=False, crop=central_crop):
       filename_queue = _one_pass_queue(files)
     else:
       filename_queue = tf.train.string_input_producer(files, shuffle=False)
-    images, labels = _read_many(filename_queue)
+    images, labels = _read_many(filename_queue, left_out)
     images = crop(images)
     # A single thread, which keeps the order.
     images, labels = tf.train.batch([images, labels], batch_size, enqueue_many=True,
@@ -306,12 +316,13 @@ def inputs(eval_data, data_dir, batch_size):
   A `ValueError` if a file is missing or damaged. `eval_data` says of which part, see `part_of`.
   """
   part = part_of(eval_data)
-  return evaluation_batches(dataset.find(data_dir, NUM_CLASSES, [part]).files(part), batch_size)
+  data_set = dataset.find(data_dir, NUM_CLASSES, [part])
+  return evaluation_batches(data_set.files(part), batch_size, left_out=data_set.left_out.get(part))
 
 
 def part_of(eval_data):
-  """Returns 'test' or 'train_eval', for which the original also took true and false."""
+  """Returns 'test', 'train_eval' or 'validation'; the original took true and false for two."""
   part = {True: 'test', False: 'train_eval'}.get(eval_data, eval_data)
-  if part not in ('test', 'train_eval'):
-    raise ValueError(f"eval_data must be 'test' or 'train_eval', not {eval_data!r}.")
+  if part not in ('test', 'train_eval', 'validation'):
+    raise ValueError(f"eval_data must be 'test', 'train_eval' or 'validation', not {eval_data!r}.")
   return part

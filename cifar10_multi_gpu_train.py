@@ -36,6 +36,7 @@ def train(data_set=None):
   training.check_train_dir()  # Before anything is downloaded for it.
   data_set = data_set or cifar10.maybe_download_and_extract()
   with tf.Graph().as_default(), tf.device('/cpu:0'):
+    tf.set_random_seed(training.graph_seed())
     global_step = tf.train.get_or_create_global_step()
 
     # One input feeds all towers.

@@ -122,6 +122,11 @@ def project(steps, data_dir, batch_size, *flags):
   _run_script('cifar10_train', steps, data_dir, batch_size, *flags)
 
 
+def project_with_seed(steps, data_dir, batch_size):
+  """cifar10_train.py --seed=1."""
+  project(steps, data_dir, batch_size, '--seed=1')
+
+
 def project_mixed_precision(steps, data_dir, batch_size):
   """cifar10_train.py --mixed_precision."""
   project(steps, data_dir, batch_size, '--mixed_precision')
@@ -317,9 +322,10 @@ def matrix_product(steps, data_dir, batch_size):
   _run(steps, tf.matmul(matrix, matrix).op)
 
 
-PROGRAMS = [project, project_mixed_precision, project_bare_loop, project_without_onednn,
-            project_computation, project_input, project_evaluation, one_tower, two_towers,
-            cluster_of_two, naive, naive_input, keras, pytorch, pytorch_compiled, matrix_product]
+PROGRAMS = [project, project_with_seed, project_mixed_precision, project_bare_loop,
+            project_without_onednn, project_computation, project_input, project_evaluation,
+            one_tower, two_towers, cluster_of_two, naive, naive_input, keras, pytorch,
+            pytorch_compiled, matrix_product]
 
 
 def main():

@@ -41,6 +41,7 @@ RATIOS = [
     ('float32 to PyTorch on constant images', 'project', 'pytorch', 1.8, None),
     ('float32 to compiled PyTorch, likewise', 'project', 'pytorch_compiled', None, 1.1),
     ('with log and checkpoints to a bare loop', 'project', 'project_bare_loop', 0.9, 0.9),
+    ('with a seed to without', 'project_with_seed', 'project', None, None),
     ('with the input to the computation alone', 'project', 'project_computation', 0.95, None),
     ('float32 to the matrix-product roofline', 'project', 'matrix_product', 0.75, None),
     ('mixed precision to the naive formulation', 'project_mixed_precision', 'naive', 2.2, None),

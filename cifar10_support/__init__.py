@@ -10,6 +10,7 @@
   runs         a run's directory and its run.json
   freezing     layers that training leaves as they are
   checkpoints  which is the latest intact one, does it fit; evaluation: evaluation's side of that
+  best         the best checkpoint of a run: --keep_best and --patience
   training     `training_session`: log, checkpoints, summaries, stopping; signals: Ctrl-C that saves
   summaries    histograms of a sample, and a picture of filters, for TensorBoard
   report       what an evaluation shows in TensorBoard: curves, confusion matrix, mistakes

@@ -54,7 +54,7 @@ def paths(directory):
   except OSError as error:
     raise UserError(f'{directory} cannot be read: {error.strerror}.') from error
   names = {match.group(1) or match.group(2) for match in matches if match}
-  names = sorted(names, key=_step_in, reverse=True)
+  names = sorted(names, key=step_in, reverse=True)
   try:
     state = tf.train.get_checkpoint_state(directory)
   except (ValueError, tf.errors.OpError):
@@ -65,7 +65,7 @@ def paths(directory):
   return [os.path.join(directory, name) for name in names]
 
 
-def _step_in(path):
+def step_in(path):
   """Returns the step that a checkpoint's name ends in, or None."""
   match = re.search(r'[-_](\d+)$', path)
   return match and int(match.group(1))
@@ -102,7 +102,7 @@ def read(path):
   try:
     reader = tf.train.load_checkpoint(path)
     dtypes = reader.get_variable_to_dtype_map()
-    step, contents = _step_in(path), {}
+    step, contents = step_in(path), {}
     for key, shape in reader.get_variable_to_shape_map().items():
       contents[key] = dtypes[key].base_dtype, shape
       value = reader.get_tensor(key)

@@ -27,7 +27,9 @@ RECORD_BYTES = 1 + IMAGE_DEPTH * IMAGE_SIZE * IMAGE_SIZE
 FOLDER = 'cifar-10-batches-bin'
 TRAIN_FILES = [f'data_batch_{i}.bin' for i in range(1, 6)]
 TEST_FILE = 'test_batch.bin'
-_NAMES = {'train_eval': TRAIN_FILES, 'test': [TEST_FILE]}
+VALIDATION_FILE = 'validation_batch.bin'  # CIFAR-10 has none.
+# Its last 5,000 training images can stand in: they and the others in that file, by their keys.
+_HELD_OUT, _NOT_HELD_OUT = r'\C*data_batch_5\.bin:[5-9]\d{3}', r'\C*:(\d{1,3}|[1-4]\d{3})'
 
 CLASSES_FILE = 'batches.meta.txt'
 CLASSES = ('airplane', 'automobile', 'bird', 'cat', 'deer', 'dog', 'frog', 'horse', 'ship', 'truck')
@@ -48,16 +50,21 @@ class DataError(UserError, ValueError):
 
 
 class DataSet(collections.namedtuple(
-    'DataSet', ['train_files', 'test_files', 'num_train', 'num_test', 'classes'])):
-  """A verified data set: lists of paths, the numbers of images in them, the classes' names."""
+    'DataSet', ['train_files', 'test_files', 'num_train', 'num_test', 'classes',
+                'validation_files', 'num_validation', 'left_out'], defaults=[[], 0, {}])):
+  """A verified data set: lists of paths, the numbers of images in them, the classes' names.
+
+  `left_out` has, for parts that are not all of their files, a regular expression for the keys of
+  the records to skip, see `cifar10_input.training_batches`.
+  """
 
   def files(self, eval_data):
-    """Returns the paths of one part, 'test' or 'train_eval' (the training images)."""
-    return {'test': self.test_files, 'train_eval': self.train_files}[eval_data]
+    """Returns the paths of one part: 'test', 'train_eval' (the training images), 'validation'."""
+    return getattr(self, f"{eval_data.removesuffix('_eval')}_files")
 
   def num_examples(self, eval_data):
-    """Returns the number of images in one part, 'test' or 'train_eval'."""
-    return {'test': self.num_test, 'train_eval': self.num_train}[eval_data]
+    """Returns the number of images in one part, see `files`."""
+    return getattr(self, f"num_{eval_data.removesuffix('_eval')}")
 
   def read_images(self, eval_data, indices):
     """Reads single images of a part, counted from 0 through its files, without a graph.
@@ -66,6 +73,8 @@ class DataSet(collections.namedtuple(
       uint8 of shape [len(indices), 32, 32, 3].
     """
     paths = self.files(eval_data)
+    if eval_data == 'validation' and self.left_out:
+      indices = np.add(indices, 5000)
     # The index of each file's first image, and the number of all.
     firsts = np.cumsum([0] + [os.path.getsize(path) // RECORD_BYTES for path in paths])
     planes = []
@@ -76,7 +85,7 @@ class DataSet(collections.namedtuple(
     return np.reshape(planes, [-1, IMAGE_DEPTH, IMAGE_SIZE, IMAGE_SIZE]).transpose(0, 2, 3, 1)
 
 
-def prepare(data_dir, url, num_classes):
+def prepare(data_dir, url, num_classes, hold_out=False):
   """Verifies the data set in a directory; gets it first if there is none.
 
   It comes from the official archive: a copy that you have put into `data_dir`, or a download.
@@ -86,6 +95,7 @@ def prepare(data_dir, url, num_classes):
       folder `cifar-10-batches-bin` with them.
     url: where to download the archive from, or `synthetic.URL` for generated images.
     num_classes: how many classes the labels may name.
+    hold_out: see `find`.
 
   Returns:
     A `DataSet`. If it cannot be had, that is a `DataError`.
@@ -117,21 +127,38 @@ def prepare(data_dir, url, num_classes):
 
   if not locate(data_dir):
     make(data_dir, fill)
-  return find(data_dir, num_classes)
+  return find(data_dir, num_classes, hold_out=hold_out)
 
 
-def find(data_dir, num_classes, parts=('train_eval', 'test')):
+def find(data_dir, num_classes, parts=('train_eval', 'test'), hold_out=False):
   """Verifies parts of the data set in a directory; a `DataError` if a file is missing or damaged.
+
+  `VALIDATION_FILE`, if there is one, is always among them. If there is none, and `hold_out` or
+  `parts` ask for images for validation, these are CIFAR-10's last 5,000 for training, which then
+  lacks them.
 
   Returns:
     A `DataSet`, in which any other part is empty.
   """
   folder = locate(data_dir) or os.path.join(data_dir, FOLDER)
-  paths = {part: [os.path.join(folder, name) for name in _NAMES[part]] if part in parts else []
-           for part in _NAMES}
-  counts = {part: sum(_verify(path, num_classes) for path in paths[part]) for part in _NAMES}
+  has_file = os.path.exists(os.path.join(folder, VALIDATION_FILE))
+  if has_file or hold_out:
+    parts = [*parts, 'validation']
+  splits = 'validation' in parts and not has_file
+  names = {'train_eval': TRAIN_FILES, 'test': [TEST_FILE],
+           'validation': TRAIN_FILES[-1:] if splits else [VALIDATION_FILE]}
+  paths = {part: [os.path.join(folder, name) for name in names[part]] if part in parts else []
+           for part in names}
+  counts = {part: sum(_verify(path, num_classes) for path in paths[part]) for part in names}
+  if splits:
+    if counts['validation'] != 10000:
+      raise DataError(f'{folder} has no {VALIDATION_FILE}, and without one --validation can only '
+                      'hold out images of CIFAR-10.')
+    counts['validation'], counts['train_eval'] = 5000, max(0, counts['train_eval'] - 5000)
   return DataSet(paths['train_eval'], paths['test'], counts['train_eval'], counts['test'],
-                 _class_names(os.path.join(folder, CLASSES_FILE), num_classes))
+                 _class_names(os.path.join(folder, CLASSES_FILE), num_classes),
+                 paths['validation'], counts['validation'],
+                 {'train_eval': _HELD_OUT, 'validation': _NOT_HELD_OUT} if splits else {})
 
 
 def default_classes(num_classes):

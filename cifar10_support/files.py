@@ -70,6 +70,13 @@ def publish(source, target):
   _flush(os.path.dirname(target) or '.')
 
 
+def write(path, text):
+  """Writes a text file, see `publish`."""
+  with open(f'{path}.tmp', 'w', encoding='utf-8') as out:
+    out.write(text)
+  publish(f'{path}.tmp', path)
+
+
 def _flush(path):
   """Waits until a file, or a folder's list of files, is on the disk."""
   is_folder = os.path.isdir(path)

@@ -12,6 +12,8 @@ tf.app.flags.DEFINE_integer('min_queue_examples', None,
                             'Images in the shuffle queue before the first step, and at least this '
                             'many from then on; fewer start sooner and are less well mixed '
                             '(default: 0.4 of an epoch).', lower_bound=1, upper_bound=50000)
+tf.app.flags.DEFINE_integer('seed', None, 'Makes a run repeatable, to the last bit, on the CPU of '
+                            'one machine.', lower_bound=1)
 tf.app.flags.DEFINE_enum('learning_rate_schedule', None, ['staircase', 'linear'],
                          'How the learning rate falls: by --learning_rate_decay_factor every '
                          '--num_epochs_per_decay epochs, or in a straight line to zero over that '

@@ -3,6 +3,7 @@
 Beside TensorFlow's checkpoints and event files a run has `run.json`: `flags`, `classes` (the data
 set's), `tensorflow` (the version) and `started` of its last start, and under `earlier` the same of
 the starts before that. A directory of evaluations has `evaluated.json`, a list of the runs.
+If `end.txt` appears in the directory of a run, training ends; the file says why.
 """
 
 import contextlib
@@ -17,7 +18,8 @@ from cifar10_support import checkpoints
 from cifar10_support import files
 from cifar10_support.console import UserError
 
-_RECORD = 'run.json'
+RECORD = 'run.json'
+END = 'end.txt'
 _EVALUATED = 'evaluated.json'
 _SET_ASIDE = re.compile(r'\.old-\d{8}-\d{6}$')
 
@@ -97,7 +99,7 @@ def _cannot_write(train_dir, error):
 
 
 def _holds_run(path):
-  return (os.path.exists(os.path.join(path, _RECORD))
+  return (os.path.exists(os.path.join(path, RECORD))
           or any(map(tf.train.checkpoint_exists, checkpoints.paths(path))))
 
 
@@ -151,19 +153,17 @@ def record_start(train_dir, flags, classes):
       'flags': flags,
       'earlier': before.pop('earlier') + [before] if before else [],
   }
-  path = os.path.join(train_dir, _RECORD)
   try:
-    with open(f'{path}.tmp', 'w') as out:
-      json.dump(record, out, indent=2)
-      out.write('\n')
-    files.publish(f'{path}.tmp', path)
+    files.write(os.path.join(train_dir, RECORD), f'{json.dumps(record, indent=2)}\n')
+    with contextlib.suppress(FileNotFoundError):
+      os.remove(os.path.join(train_dir, END))
   except OSError as error:
     raise _cannot_write(train_dir, error) from error
 
 
 def read(train_dir):
   """Returns the record of a run's last start, a dictionary, or None if there is none."""
-  path = os.path.join(train_dir, _RECORD)
+  path = os.path.join(train_dir, RECORD)
   try:
     with open(path, encoding='utf-8') as lines:
       record = json.load(lines)
@@ -177,6 +177,22 @@ def read(train_dir):
   except (ValueError, KeyError, TypeError) as error:
     raise UserError(f'{path} is damaged: remove it to continue without the history of the '
                     'run.') from error
+
+
+def why_to_end(train_dir):
+  """Returns the reason for which training should end, or None."""
+  with contextlib.suppress(FileNotFoundError):
+    with open(os.path.join(train_dir, END), encoding='utf-8') as lines:
+      return lines.read().strip()
+
+
+def check_held_out(directory, classes):
+  """Raises a `UserError` if a run may have learned the images for validation of a data set."""
+  record = read(directory)
+  if not record or any(start['classes'] == list(classes) and not start['flags'].get('validation')
+                       for start in [record, *record['earlier']]):
+    raise UserError(f'The run in {directory} may have learned the images for validation: {RECORD} '
+                    'there does not say that it was trained with --validation from its beginning.')
 
 
 def check_classes(directory, record, classes):

@@ -23,13 +23,16 @@ tf.app.flags.DEFINE_boolean('synthetic', False,
 tf.app.flags.DEFINE_boolean('mixed_precision', None,
                             'Compute the convolutions and the fully connected layers in bfloat16: '
                             'faster where the hardware has it. The checkpoints are the same.')
+tf.app.flags.DEFINE_boolean('validation', None,
+                            'Train without the images for validation: of CIFAR-10 the last 5,000 '
+                            'for training. cifar10_eval.py --eval_data=validation measures them.')
 
 # The flags that set the constant of the same name in capitals. Those from `min_queue_examples` on
 # are in `hyperparameters`, and only the scripts that train have them.
-CONSTANTS = ('data_url', 'mixed_precision', 'min_queue_examples', 'distortion_strength',
-             'initial_learning_rate', 'learning_rate_schedule', 'num_epochs_per_decay',
-             'learning_rate_decay_factor', 'momentum', 'weight_decay', 'conv_weight_decay',
-             'moving_average_decay', 'freeze')
+CONSTANTS = ('data_url', 'mixed_precision', 'validation', 'min_queue_examples',
+             'distortion_strength', 'initial_learning_rate', 'learning_rate_schedule',
+             'num_epochs_per_decay', 'learning_rate_decay_factor', 'momentum', 'weight_decay',
+             'conv_weight_decay', 'moving_average_decay', 'freeze')
 
 _DIRECTORIES = ('data_dir', 'train_dir', 'eval_dir', 'checkpoint_dir')
 

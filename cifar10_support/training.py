@@ -92,7 +92,7 @@ def training_session(train_op, loss, examples_per_step, classes, num_cpus=1, hoo
     if checkpoint:
       older = [path for path in reversed(checkpoints.paths(train_dir)) if path != checkpoint.path]
       saver.recover_last_checkpoints(older + [checkpoint.path])
-    initial = None if checkpoint else _initial_values()
+    initial = None if checkpoint else _initial_values(classes)
 
     def restore_last(scaffold, session):  # Again if a cluster has lost its variables.
       if saver.last_checkpoints:
@@ -111,6 +111,11 @@ def training_session(train_op, loss, examples_per_step, classes, num_cpus=1, hoo
       runs.record_start(train_dir, _flags(), classes)
       print(f'Resuming {train_dir} from step {checkpoint.step}.' if checkpoint
             else f'Training in {train_dir}.')
+      if FLAGS.seed is not None:
+        if num_cpus > 1 or session_creator or tf_setup.num_gpus():
+          print('With several towers, in a cluster or on a GPU --seed promises no repeatable run.')
+        elif checkpoint:
+          print(f'--seed repeats this run only if it stops at step {checkpoint.step} again.')
       is_compiled = FLAGS.xla and tf_setup.can_compile()
       # An event file of its own for each start: two in a second would share a name.
       writer = stack.enter_context(tf.summary.FileWriter(
@@ -133,7 +138,9 @@ def training_session(train_op, loss, examples_per_step, classes, num_cpus=1, hoo
                            f'there, in {train_dir}')
   if log.log_error:  # Reported now that the run is safe on disk.
     raise log.log_error
-  if step.number >= FLAGS.max_steps:
+  if step.why_to_end:
+    print(f'{train_dir} has ended at step {step.number}: {step.why_to_end}.')
+  elif step.number >= FLAGS.max_steps:
     print(f'{train_dir} has reached step {step.number}. Evaluate it with cifar10_eval.py, or raise '
           '--max_steps to train further.')
 
@@ -141,6 +148,12 @@ def training_session(train_op, loss, examples_per_step, classes, num_cpus=1, hoo
 def check_train_dir():
   """Raises a `UserError` if --train_dir cannot be a run's directory."""
   runs.check_directory(FLAGS.train_dir, 'train_dir')
+
+
+def graph_seed():
+  """Returns --seed for a new run; to resume one, another, or it would get the same images again."""
+  latest = [] if FLAGS.restart else checkpoints.paths(FLAGS.train_dir)[:1]
+  return FLAGS.seed and FLAGS.seed + sum(checkpoints.step_in(path) or 0 for path in latest)
 
 
 def _checkpoint_to_resume(train_dir, classes):
@@ -152,7 +165,7 @@ def _checkpoint_to_resume(train_dir, classes):
     return None
   learning_flags = {'batch_size', 'num_gpus', 'use_fp16', *settings.CONSTANTS} - {'data_url'}
   now = {'num_gpus': 1, **_flags()}  # A script that has no such flag trains a single tower.
-  before = {'num_gpus': 1, **record['flags']} if record else {}
+  before = {'num_gpus': 1, 'validation': False, **record['flags']} if record else {}
   changes = [f'--{name} is {now[name]}, was {before[name]}'
              for name in sorted(learning_flags.intersection(before, now))
              # A program that sets no flags, such as a notebook, leaves None: its constants count.
@@ -170,7 +183,7 @@ def _checkpoint_to_resume(train_dir, classes):
   return checkpoint
 
 
-def _initial_values():
+def _initial_values(classes):
   """Returns the checkpoint that --init_from names and, for all variables that fit, (key, variable).
 
   A moving average that the checkpoint lacks starts as the variable that it is of.
@@ -178,6 +191,8 @@ def _initial_values():
   if not FLAGS.init_from:
     return None
   source = runs.find_checkpoint(FLAGS.init_from, 'init_from')
+  if FLAGS.validation:
+    runs.check_held_out(os.path.dirname(source.path), classes)
   initial = {}
   for name, variable in _variables().items():
     for key in (name, re.sub('/ExponentialMovingAverage$', '', name)):
@@ -252,9 +267,9 @@ class TrainingSession(tf.train.MonitoredSession):
     super().__init__(session_creator, hooks)
 
   def should_stop(self):
-    """Returns whether that was the last step, or a signal came during it."""
+    """Returns whether that was the last step, or a signal or --patience ends training."""
     return bool(self._step.number >= self._last_step or self._signals.received
-                or self._log.log_error or super().should_stop())
+                or self._log.log_error or self._step.why_to_end or super().should_stop())
 
   def run(self, fetches, feed_dict=None, options=None, run_metadata=None):
     """Runs `fetches`, like `tf.Session.run`; a step counts if the step's op is among them."""
@@ -293,6 +308,7 @@ class _Step(_Hook):
 
   def __init__(self, train_op, loss):
     self.train_op, self.loss = train_op, loss
+    self.why_to_end = None  # What `runs.why_to_end` said.
     self._global_step = tf.train.get_global_step()
     with tf.control_dependencies([train_op]):
       self._updated = self._global_step.read_value()
@@ -369,6 +385,7 @@ class _LogHook(_Hook):
       value = tf.Summary.Value(tag='examples/sec', simple_value=examples_per_sec)
       self.writer.add_summary(tf.Summary(value=[value]), number)
     self._steps, self._logged_time = 0, now
+    self._step.why_to_end = runs.why_to_end(self._train_dir)
 
 
 class _SummaryHook(_Hook):
@@ -425,4 +442,5 @@ class _SaveHook(_Hook):
   def _save(self, session):
     self._scaffold.saver.save(session, os.path.join(self._train_dir, 'model.ckpt'),
                               global_step=self._step.number)
+    self._step.why_to_end = runs.why_to_end(self._train_dir)
     self._saved_step, self._saved_time = self._step.number, time.monotonic()
