@@ -168,7 +168,7 @@ def read(train_dir):
     with open(path, encoding='utf-8') as lines:
       record = json.load(lines)
     # What the others rely on.
-    list(record['classes']), record['earlier'] + [], record['flags']['max_steps'] + 0
+    record['classes'] + [], record['earlier'] + [], record['flags']['max_steps'] + 0
     return record
   except (FileNotFoundError, NotADirectoryError):
     return None

@@ -204,11 +204,11 @@ def test_checkpoint_that_vanishes_before_it_is_restored_is_damaged(run_dir):
   weights = tf.get_variable('weights', [3])
   checkpoint = checkpoints.latest_intact(str(run_dir))
   with tf.Session() as session:
-    checkpoints.restore(session, checkpoint, {'weights': weights})
+    checkpoints.restore(session, checkpoint, [('weights', weights)])
     assert session.run(weights).tolist() == [4] * 3
     os.remove(checkpoint.path + '.index')
     with pytest.raises(checkpoints.Damaged, match='model.ckpt-4'):
-      checkpoints.restore(session, checkpoint, {'weights': weights})
+      checkpoints.restore(session, checkpoint, [('weights', weights)])
 
 
 def test_checkpoint_that_cannot_be_restored_has_not_vanished(run_dir):
@@ -219,7 +219,7 @@ def test_checkpoint_that_cannot_be_restored_has_not_vanished(run_dir):
       raise tf.errors.ResourceExhaustedError(None, None, 'out of memory')
 
   with pytest.raises(tf.errors.ResourceExhaustedError):
-    checkpoints.restore(None, checkpoints.latest_intact(str(run_dir)), {'weights': Failing()})
+    checkpoints.restore(None, checkpoints.latest_intact(str(run_dir)), [('weights', Failing())])
 
 
 # What the scripts do with --checkpoint_dir and --train_dir, on the network itself.

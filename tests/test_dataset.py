@@ -219,7 +219,6 @@ def test_byte_order_mark_and_blanks_are_not_part_of_a_name(contents, tmp_path):
 # Getting it.
 
 def test_synthetic_set_is_generated_into_a_directory_that_did_not_exist(tmp_path, monkeypatch):
-  monkeypatch.setattr(synthetic.write, '__defaults__', (10,))
   monkeypatch.setattr(synthetic.make_data_set, '__defaults__', (10,))
   made = dataset.prepare(str(tmp_path / 'new' / 'data'), synthetic.URL, 10)
   assert (made.num_train, made.num_test, made.classes) == (50, 10, synthetic.CLASSES)

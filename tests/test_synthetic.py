@@ -57,11 +57,9 @@ def test_warm_classes_are_redder_than_cool_ones(data_dir):
 
 def test_size_and_place_are_the_callers(tmp_path):
   synthetic.make_data_set(str(tmp_path / 'new' / 'data'), records_per_file=20)
-  (tmp_path / 'folder').mkdir()
-  synthetic.write(str(tmp_path / 'folder'), records_per_file=20)
-  for folder in (tmp_path / 'new' / 'data' / BIN, tmp_path / 'folder'):
-    assert sorted(os.listdir(folder)) == sorted(SHA256)
-    assert (folder / 'batches.meta.txt').read_text().split('\n')[:-1] == list(synthetic.CLASSES)
-    for name in SHA256:
-      if name.endswith('.bin'):
-        assert (folder / name).stat().st_size == 20 * 3073
+  folder = tmp_path / 'new' / 'data' / BIN
+  assert sorted(os.listdir(folder)) == sorted(SHA256)
+  assert (folder / 'batches.meta.txt').read_text().split('\n')[:-1] == list(synthetic.CLASSES)
+  for name in SHA256:
+    if name.endswith('.bin'):
+      assert (folder / name).stat().st_size == 20 * 3073

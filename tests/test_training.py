@@ -541,7 +541,7 @@ def test_session_is_compiled_where_that_works_unless_noxla(xla, can_compile, mon
 
   def creator(scaffold, config):
     configs.append(config)
-    return training.SessionCreator(scaffold, config)
+    return tf.train.ChiefSessionCreator(scaffold, config=config)
 
   assert _train(2, session_creator=creator, num_cpus=3) == 2
   assert _train(2, session_creator=creator) is None  # Nothing to train, so nothing to compile.
