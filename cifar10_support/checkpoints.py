@@ -93,9 +93,8 @@ def latest_intact(directory):
 def read(path):
   """Reads all of a checkpoint, which compares its checksums; returns a `Checkpoint`.
 
-  Raises:
-    Damaged: it is missing, or can never be read.
-    UserError: it cannot be read for a reason that may pass, such as its permissions.
+  It raises `Damaged` if it is missing or can never be read, and a `UserError` if the reason may
+  pass, such as missing permissions.
   """
   if not tf.train.checkpoint_exists(path):
     raise Damaged(f'{path} is missing.')
@@ -151,10 +150,7 @@ def restore(session, checkpoint, keys_and_variables):
   `tf.train.Saver` would do the same, but demands the same precision (early versions of the tutorial
   saved float16) and a step in an int64 variable with this name (they had others).
 
-  Args:
-    session: a session of the variables' graph.
-    checkpoint: a `Checkpoint` that fits, see `check_fits`. If it has vanished, that is `Damaged`.
-    keys_and_variables: pairs.
+  If the `Checkpoint`, which has to fit (see `check_fits`), has vanished, that is `Damaged`.
   """
   try:
     reader = tf.train.load_checkpoint(checkpoint.path)

@@ -163,13 +163,8 @@ def progress(what, total, unit, **arguments):
   """Returns a `tqdm` bar for work that takes more than a moment.
 
   It appears after a second and disappears when the work is done. It is on standard error, where it
-  cannot get between results; without a terminal (a log file, a test) it prints nothing.
-
-  Args:
-    what: what is being done, such as 'Downloading'.
-    total: the number of items, or None if it is not known.
-    unit: what is counted, such as 'images'.
-    **arguments: further ones of `tqdm`.
+  cannot get between results; without a terminal (a log file, a test) it prints nothing. `what` is
+  being done, such as 'Downloading'; `unit` is plural, such as 'images'.
   """
   return tqdm.tqdm(desc=what, total=total, unit=f' {unit}', delay=1, leave=False, disable=None,
                    file=sys.stderr, dynamic_ncols=True, **arguments)

@@ -88,17 +88,11 @@ class DataSet(collections.namedtuple(
 def prepare(data_dir, url, num_classes, hold_out=False):
   """Verifies the data set in a directory; gets it first if there is none.
 
-  It comes from the official archive: a copy that you have put into `data_dir`, or a download.
-
-  Args:
-    data_dir: path of the directory, made if it does not exist. It holds the `.bin` files or a
-      folder `cifar-10-batches-bin` with them.
-    url: where to download the archive from, or `synthetic.URL` for generated images.
-    num_classes: how many classes the labels may name.
-    hold_out: see `find`.
+  It comes from the official archive: a copy that you have put into `data_dir`, or a download from
+  `url`; if that is `synthetic.URL`, it is generated.
 
   Returns:
-    A `DataSet`. If it cannot be had, that is a `DataError`.
+    A `DataSet`, see `find`. If it cannot be had, that is a `DataError`.
   """
   def fill(folder):
     if url == synthetic.URL:
@@ -177,12 +171,8 @@ def locate(data_dir):
 def make(data_dir, fill):
   """Makes a data set in a directory: it appears whole or not at all.
 
-  If several processes want to, one makes it and the others wait. One that is there stays.
-
-  Args:
-    data_dir: path of the directory, made if it does not exist.
-    fill: a function that makes the folder `FOLDER`, with the files, in a temporary directory whose
-      path it gets.
+  If several processes want to, one makes it and the others wait. One that is there stays. `fill`
+  makes the folder `FOLDER`, with the files, in a temporary directory whose path it gets.
   """
   try:
     os.makedirs(data_dir, exist_ok=True)

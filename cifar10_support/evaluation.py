@@ -34,9 +34,6 @@ def restore(session, checkpoint):
 
   With --use_moving_averages a variable gets the value of its average, or its own if it has none:
   it was frozen then, or is not one that training learns.
-
-  Raises:
-    UserError: the checkpoint does not fit, or has no averages at all.
   """
   # Only the names of the averages matter here, and they do not depend on the decay.
   averages = tf.train.ExponentialMovingAverage(decay=0.0)

@@ -15,11 +15,9 @@ except ImportError:  # Windows.
 def locked(folder, when_busy):
   """Keeps out other processes that lock the same folder; on a network file system perhaps not all.
 
-  If another process has the lock, it calls `when_busy`, and if that returns, waits.
-
-  Yields:
-    A function that returns whether the locked folder is still the one at that path. If it was moved
-    or deleted, another process may be working in a new one there.
+  If another process has the lock, it calls `when_busy`, and if that returns, waits. It yields a
+  function that returns whether the locked folder is still the one at that path. If it was moved or
+  deleted, another process may be working in a new one there.
   """
   path = folder if fcntl else os.path.join(folder, '.lock')  # Windows cannot open a folder.
   descriptor = os.open(path, os.O_RDONLY if fcntl else os.O_RDWR | os.O_CREAT)

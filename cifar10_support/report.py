@@ -26,12 +26,8 @@ _GAP = 6  # Pixels between two images.
 def summary(labels, probabilities, classes, read_images, kind=''):
   """Returns a `tf.Summary` of what the network mistook for what.
 
-  Args:
-    labels: integers of shape [n], the true classes.
-    probabilities: floats of shape [n, classes].
-    classes: the names of the classes.
-    read_images: a function from indices of images, 0..n-1, to uint8 of shape [., 32, 32, 3].
-    kind: of evaluation; it becomes part of every tag.
+  `labels` is integers of shape [n], `probabilities` floats of shape [n, classes]. `read_images`
+  gives images, uint8 of shape [., 32, 32, 3], for their indices. Every tag contains `kind`.
   """
   matrix = confusion_matrix(labels, probabilities.argmax(1), len(classes))
   # The fraction that is right, of the images that show a class and of those taken for it.

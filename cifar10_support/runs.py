@@ -66,13 +66,8 @@ def find_checkpoint(named, flag):
 def locked(train_dir, restart=False):
   """Makes the directory if there is none, and keeps other training processes out of it.
 
-  With `restart` it renames a run that is there, see `set_aside`.
-
-  Yields:
-    A function that returns whether the directory is still in place, see `files.locked`.
-
-  Raises:
-    UserError: another process trains in it, it cannot be made, or the run cannot be renamed.
+  With `restart` it renames a run that is there, see `set_aside`. It yields a function that returns
+  whether the directory is still in place, see `files.locked`.
   """
   def refuse():
     raise UserError(f'Another process is training in {train_dir}: wait until it ends, or name '

@@ -75,8 +75,7 @@ class StopSignals:
   def exit_if_received(self, where):
     """Ends the process with the conventional status, if a signal ended the loop.
 
-    Args:
-      where: what was saved where, as the end of a sentence, such as 'after step 7'.
+    `where` says what was saved where, as the end of a sentence, such as 'after step 7'.
     """
     if self.received:
       try:

@@ -15,12 +15,9 @@ def histogram(tag, values):
   All 4.7 million values of `conv1`, counted one after the other, would take longer than three
   steps of training.
 
-  Args:
-    tag: its name in TensorBoard; if the graph has a summary of that name, it gets a number behind
-      it. The name of the op comes from the current name scope, so that
-      `tf.get_collection(tf.GraphKeys.SUMMARIES, scope)` finds the summaries of a tower whose curves
-      have the names of the only network's.
-    values: a tensor of numbers.
+  `tag` is its name in TensorBoard, numbered if the graph has a summary of that name. The name of
+  the op comes from the current name scope, so that `tf.get_collection(tf.GraphKeys.SUMMARIES,
+  scope)` finds the summaries of a tower whose curves have the names of the only network's.
   """
   name = tag.split('/')[-1]
   size = values.shape.num_elements()

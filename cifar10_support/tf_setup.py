@@ -33,11 +33,8 @@ def use_graph_mode():
 def session_config(log_device_placement=False, num_cpus=1, xla=False):
   """Returns the `tf.ConfigProto` that training and evaluation open their sessions with.
 
-  Args:
-    log_device_placement: whether TensorFlow says on which device each op runs.
-    num_cpus: how many logical devices the processor is split into, see `tower_devices`.
-    xla: whether XLA compiles what it can of the graph on GPUs: it finds clusters of ops, and makes
-      a few kernels of each in place of one for every op.
+  It splits the processor into `num_cpus` logical devices, see `tower_devices`. With `xla`, XLA
+  finds clusters of ops on GPUs, and makes a few kernels of each in place of one for every op.
   """
   # GPU memory is taken as it is needed, so that evaluation finds room beside training.
   config = tf.ConfigProto(allow_soft_placement=True,
@@ -193,9 +190,7 @@ def explained_errors(
     then, if_out_of_memory='lower --batch_size, or close other programs that use it'):
   """Turns TensorFlow's errors about files and memory into a `UserError`.
 
-  Args:
-    then: what to do once the cause is fixed, as the end of a sentence: 'run ... again'.
-    if_out_of_memory: what to do about a device whose memory is full.
+  `then` is what to do once the cause is fixed, as the end of a sentence: 'run ... again'.
   """
   try:
     yield

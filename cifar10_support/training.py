@@ -65,16 +65,12 @@ def training_session(train_op, loss, examples_per_step, classes, num_cpus=1, hoo
     classes: the names of the data set's classes.
     num_cpus: how many logical devices the processor is split into, see `tf_setup.tower_devices`.
     hooks: further hooks; they are called in every run, after the log and before what saves.
-    session_creator: a function that makes a `tf.train.SessionCreator` of a `tf.train.Scaffold` and
-      a `tf.ConfigProto`; by default a `tf.train.ChiefSessionCreator`.
+    session_creator: makes a `tf.train.SessionCreator` of a scaffold and a `tf.ConfigProto`.
     signals: a `StopSignals` context that is already entered, or None for one of our own.
 
   Yields:
-    A `TrainingSession`.
-
-  Raises:
-    UserError: --train_dir cannot be used, the loss or the weights are not finite, or the disk or
-      the input fails.
+    A `TrainingSession`. It raises a `UserError` if --train_dir cannot be used, the loss or the
+    weights are not finite, or the disk or the input fails.
   """
   check_train_dir()
   train_dir = FLAGS.train_dir
