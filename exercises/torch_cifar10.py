@@ -87,15 +87,19 @@ def distort(images):
 
 def central_crop(images):
   """Returns what evaluation sees of images, uint8 [n, 3, 32, 32]: their centres."""
-  return ten_crops(images, first=1)[0]
+  return _crop(images, (images.shape[2] - IMAGE_SIZE) // 2, (images.shape[3] - IMAGE_SIZE) // 2)
 
 
-def ten_crops(images, first=10):
+def ten_crops(images):
   """Returns the centres, the four corners, and the flips of these: a list of ten batches."""
   bottom, right = images.shape[2] - IMAGE_SIZE, images.shape[3] - IMAGE_SIZE
-  corners = [(bottom // 2, right // 2), (0, 0), (0, right), (bottom, 0), (bottom, right)]
-  crops = [images[:, :, top:top + IMAGE_SIZE, left:left + IMAGE_SIZE] for top, left in corners]
-  return [standardize(crop.float()) for crop in (crops + [crop.flip(3) for crop in crops])[:first]]
+  crops = [central_crop(images)]
+  crops += [_crop(images, top, left) for top in (0, bottom) for left in (0, right)]
+  return crops + [crop.flip(3) for crop in crops]
+
+
+def _crop(images, top, left):
+  return standardize(images[:, :, top:top + IMAGE_SIZE, left:left + IMAGE_SIZE].float())
 
 
 def standardize(images):
@@ -150,7 +154,7 @@ def gradient_descent(network):
 
 
 def decay_loss(network):
-  """Returns what weight decay adds to the loss. The log needs it; the optimizer has its gradient."""
+  """Returns what weight decay adds to the loss, for the log: the optimizer has its gradient."""
   with torch.no_grad():
     return WEIGHT_DECAY * (network.local3.weight.square().sum()
                            + network.local4.weight.square().sum()) / 2
