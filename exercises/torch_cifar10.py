@@ -254,19 +254,25 @@ def variables_by_key(state):
   return variables
 
 
+def device_of_this_process():
+  """Returns the GPU to compute on, under torchrun one of its own; without a GPU the CPU."""
+  if not torch.cuda.is_available():
+    return torch.device('cpu')
+  torch.set_float32_matmul_precision('high')  # TF32, as in TensorFlow.
+  device = torch.device('cuda', int(os.environ.get('LOCAL_RANK', 0)))
+  torch.cuda.set_device(device)
+  return device
+
+
 def train(flags):
   """Trains up to --max_steps; a saved run is resumed."""
   from cifar10_support import console
   from cifar10_support import dataset
   from torch.utils import tensorboard
 
-  device, rank, processes = 'cpu', 0, 1
-  if torch.cuda.is_available():
-    device = torch.device('cuda', int(os.environ.get('LOCAL_RANK', 0)))
-    torch.cuda.set_device(device)
-    torch.set_float32_matmul_precision('high')  # TF32, as in TensorFlow.
+  device, rank, processes = device_of_this_process(), 0, 1
   if 'RANK' in os.environ:  # Torchrun has started this process, and others.
-    distributed.init_process_group('gloo' if device == 'cpu' else 'nccl')
+    distributed.init_process_group('nccl' if device.type == 'cuda' else 'gloo')
     rank, processes = distributed.get_rank(), distributed.get_world_size()
   if flags.batch_size % processes:
     raise console.UserError(f'{processes} processes cannot share a batch of {flags.batch_size}.')
@@ -310,7 +316,7 @@ def evaluate(flags):
 
   data_set = dataset.prepare(flags.data_dir, dataset.DATA_URL, NUM_CLASSES)
   run = Run().load(flags.model)
-  device = 'cuda' if torch.cuda.is_available() else 'cpu'
+  device = device_of_this_process()
   network = (run.network if flags.raw_weights else run.averages).to(device)
   images, labels = (part.to(device) for part in read(data_set.test_files))
   console.log(f'precision @ 1 = {precision(network, images, labels, flags.multiview):.3f}')
@@ -326,7 +332,7 @@ def convert(flags):
   if os.path.exists(destination):
     raise console.UserError(f'{destination} exists: name another place for the result.')
   if destination.endswith('.pt'):
-    found = checkpoints.latest_whole(source) or checkpoints.read(source)
+    found = checkpoints.latest_intact(source) or checkpoints.read(source)
     state = Run().state()
     state['step'] = found.step or 0
     if 'conv1/weights' + SLOTS['momentum'] in found.contents:
