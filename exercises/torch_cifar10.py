@@ -39,8 +39,8 @@ INITIAL_LEARNING_RATE = 0.1
 WEIGHT_DECAY = 0.004
 
 
-# The parts of a .pt file, and how their keys end in the graph's checkpoints. `momentum` is there if
-# the graph was trained with --momentum; it is kept for the way back.
+# The parts of a .pt file, and how their keys end in the graph's checkpoints. Momentum, if the graph
+# was trained with it, is kept for the way back.
 SLOTS = {'network': '', 'averages': '/ExponentialMovingAverage', 'momentum': '/Momentum'}
 
 
@@ -148,7 +148,7 @@ def gradient_descent(network):
   """Returns the optimizer, with weight decay for the weights of the two local layers alone."""
   others = dict(network.named_parameters())
   decayed = [others.pop('local3.weight'), others.pop('local4.weight')]
-  # Its gradient is that of WEIGHT_DECAY * tf.nn.l2_loss: half the sum of the squares.
+  # The gradient of WEIGHT_DECAY * tf.nn.l2_loss: of half the sum of the squares.
   return torch.optim.SGD([{'params': decayed, 'weight_decay': WEIGHT_DECAY},
                           {'params': list(others.values())}], lr=INITIAL_LEARNING_RATE)
 
@@ -217,7 +217,8 @@ class Run:
     try:
       state = torch.load(path, map_location='cpu', weights_only=True)
       self.network.load_state_dict(state['network'])
-      self.averages.load_state_dict(state['averages'])
+      # Of layers that the graph has frozen there are no averages.
+      self.averages.load_state_dict({**state['network'], **state['averages']})
       self.step = int(state['step'])
     except Exception as error:  # On a file that is damaged, or another one, it may be anything.
       raise OSError(f'{path} cannot be loaded: {error or type(error).__name__}') from error
@@ -240,18 +241,6 @@ def precision(network, images, labels, multiview=False, batch_size=500):
     probabilities = sum(network(crop).softmax(1) for crop in crops)
     right += int((probabilities.argmax(1) == truth).sum())
   return right / len(labels)
-
-
-def variables_by_key(state):
-  """Returns the tensors of a state by their keys in the graph's checkpoints: views, in its layout.
-  """
-  variables = {}
-  for part, slot in SLOTS.items():
-    for name, tensor in state.get(part, {}).items():
-      key = name.replace('.weight', '/weights').replace('.bias', '/biases') + slot
-      # Where PyTorch has OIHW the graph has HWIO; [outputs, inputs] are [inputs, outputs] there.
-      variables[key] = tensor.permute(2, 3, 1, 0) if tensor.ndim == 4 else tensor.t()
-  return variables
 
 
 def device_of_this_process():
@@ -324,39 +313,62 @@ def evaluate(flags):
 
 def convert(flags):
   """Converts a checkpoint of the graph to a new `.pt` file, or such a file to a new run."""
-  from cifar10_support import checkpoints
   from cifar10_support import console
-  import tensorflow.compat.v1 as tf
 
   source, destination = flags.paths
   if os.path.exists(destination):
     raise console.UserError(f'{destination} exists: name another place for the result.')
-  if destination.endswith('.pt'):
-    found = checkpoints.latest_intact(source) or checkpoints.read(source)
-    state = Run().state()
-    state['step'] = found.step or 0
-    if 'conv1/weights' + SLOTS['momentum'] in found.contents:
-      state['momentum'] = copy.deepcopy(state['network'])
-    variables = variables_by_key(state)
-    checkpoints.check_fits(found, {key: tf.TensorSpec(variable.shape, tf.float32)
-                                   for key, variable in variables.items()})
-    reader = tf.train.load_checkpoint(found.path)
-    for key, variable in variables.items():
-      variable.copy_(torch.from_numpy(reader.get_tensor(key)))
-    save(state, destination)
-  else:
-    Run().load(source)  # Does it fit this network?
-    state = torch.load(source, weights_only=True)
-    values = {key: variable.numpy() for key, variable in variables_by_key(state).items()}
-    values['global_step'] = np.int64(state['step'])
-    os.makedirs(destination)
-    name = f"model.ckpt-{state['step']}"
-    with tf.Graph().as_default(), tf.Session() as session:  # What a Saver does.
-      session.run(tf.raw_ops.SaveV2(
-          prefix=os.path.join(destination, name), tensor_names=sorted(values),
-          shape_and_slices=[''] * len(values), tensors=[values[key] for key in sorted(values)]))
-    tf.train.update_checkpoint_state(os.path.abspath(destination), name)
+  (graph_to_torch if destination.endswith('.pt') else torch_to_graph)(source, destination)
   print(f'{source} is in {destination} now.')
+
+
+def graph_to_torch(source, destination):
+  from cifar10_support import checkpoints
+  from cifar10_support import console
+  import tensorflow.compat.v1 as tf
+
+  found = checkpoints.latest_intact(source) or checkpoints.read(source)
+  network = Network().state_dict()
+  checkpoints.check_fits(found, {
+      graph_key(name, 'network'): tf.TensorSpec(graph_layout(value).shape, tf.float32)
+      for name, value in network.items()})
+  state, reader = {'step': found.step or 0}, tf.train.load_checkpoint(found.path)
+  for part in SLOTS:
+    for name in network:
+      if graph_key(name, part) in found.contents:
+        value = torch.from_numpy(reader.get_tensor(graph_key(name, part))).float()
+        value = value.permute(3, 2, 0, 1) if value.ndim == 4 else value.t()
+        state.setdefault(part, {})[name] = value.contiguous()
+  if 'averages' not in state:
+    raise console.UserError(f'{found.path} has no moving averages.')
+  save(state, destination)
+
+
+def torch_to_graph(source, destination):
+  import tensorflow.compat.v1 as tf
+
+  Run().load(source)  # Does it fit?
+  state = torch.load(source, weights_only=True)
+  values = {graph_key(name, part): graph_layout(value).numpy()
+            for part in SLOTS for name, value in state.get(part, {}).items()}
+  values['global_step'] = np.int64(state['step'])
+  os.makedirs(destination)
+  name = f"model.ckpt-{state['step']}"
+  with tf.Graph().as_default(), tf.Session() as session:  # What a Saver does, to the byte.
+    session.run(tf.raw_ops.SaveV2(
+        prefix=os.path.join(destination, name), tensor_names=sorted(values),
+        shape_and_slices=[''] * len(values), tensors=[values[key] for key in sorted(values)]))
+  tf.train.update_checkpoint_state(os.path.abspath(destination), name)
+
+
+def graph_key(name, part):
+  """Returns the key that a value, such as conv1.weight in a part of a file, has in the graph."""
+  return name.replace('.weight', '/weights').replace('.bias', '/biases') + SLOTS[part]
+
+
+def graph_layout(value):
+  """Returns a view: HWIO instead of OIHW, [inputs, outputs] instead of [outputs, inputs]."""
+  return value.permute(2, 3, 1, 0) if value.ndim == 4 else value.t()
 
 
 def main(argv=None):

@@ -121,9 +121,11 @@ def test_five_steps_are_those_of_the_graph(home, monkeypatch):
       assert np.abs(found[key] - value).max() < 0.02 * np.abs(value - start[key]).max(), key
 
 
-@pytest.mark.parametrize('momentum', [0.0, 0.9])
-def test_graph_checkpoint_survives_the_round_trip(momentum, home, monkeypatch):
-  monkeypatch.setattr(cifar10, 'MOMENTUM', momentum)
+@pytest.mark.parametrize('constants, keys', [
+    ({}, 21), ({'MOMENTUM': 0.9}, 31), ({'FREEZE': ['conv1']}, 19)])
+def test_graph_checkpoint_survives_the_round_trip(constants, keys, home, monkeypatch):
+  for name, value in constants.items():
+    monkeypatch.setattr(cifar10, name, value)
   global_step = tf.train.get_or_create_global_step()
   images = tf.random_normal([4, 24, 24, 3])
   loss = cifar10.loss(cifar10.inference(images), tf.zeros([4], tf.int32))
@@ -136,8 +138,21 @@ def test_graph_checkpoint_survives_the_round_trip(momentum, home, monkeypatch):
   _convert('run', 'run.pt')
   _convert('run.pt', 'back')
   expected = _values('run')
-  assert len(expected) == (31 if momentum else 21)
+  assert len(expected) == keys
   _assert_same_bytes(_values('back'), expected)
+  # Evaluation of a frozen layer uses the variable.
+  averages = torch_cifar10.Run().load('run.pt').averages
+  key = 'conv1/biases' + ('' if 'FREEZE' in constants else AVERAGE)
+  np.testing.assert_array_equal(averages.conv1.bias.detach(), expected[key])
+
+
+def test_network_without_averages_is_one_line(home, capsys):
+  cifar10.inference(tf.zeros([1, 24, 24, 3]))
+  with tf.Session() as session:
+    session.run(tf.global_variables_initializer())
+    tf.train.Saver().save(session, 'raw/model.ckpt', 7)
+  assert torch_cifar10.main(['convert', 'raw', 'raw.pt']) == 1
+  assert capsys.readouterr().err.count('\n') == 1 and not (home / 'raw.pt').exists()
 
 
 def test_files_of_the_trained_network_survive_the_round_trip(home, trained_pt):
