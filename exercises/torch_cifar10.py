@@ -38,7 +38,6 @@ LEARNING_RATE_DECAY_FACTOR = 0.1
 INITIAL_LEARNING_RATE = 0.1
 WEIGHT_DECAY = 0.004
 
-
 # The parts of a .pt file, and how their keys end in the graph's checkpoints. Momentum, if the graph
 # was trained with it, is kept for the way back.
 SLOTS = {'network': '', 'averages': '/ExponentialMovingAverage', 'momentum': '/Momentum'}
@@ -397,6 +396,8 @@ def main(argv=None):
   except (console.UserError, OSError) as error:
     console.complain(error)
     return 1
+  except KeyboardInterrupt:  # The last epoch is saved.
+    return 130
   finally:
     if distributed.is_initialized():
       distributed.destroy_process_group()
