@@ -31,7 +31,7 @@ def _done(cwd, script, *arguments):
 def _torchrun(cwd, processes, *arguments):
   process = subprocess.run(
       [sys.executable, '-m', 'torch.distributed.run', '--standalone',
-       '--nproc_per_node=%d' % processes, *arguments],
+       f'--nproc_per_node={processes}', *arguments],
       cwd=cwd, capture_output=True, text=True, timeout=600,
       env={**os.environ, 'PYTHONPATH': ROOT, 'OMP_NUM_THREADS': '1'})
   assert process.returncode == 0, process.stderr
@@ -69,7 +69,7 @@ def test_run_resumes_and_each_side_evaluates_what_the_other_has_trained(small_da
 def test_tensorboard_gets_curves_and_histograms(small_data_dir, tmp_path):
   data = ['--data_dir=' + small_data_dir, '--batch_size=100']
   for steps in (11, 31):
-    _done(tmp_path, TORCH, 'train', *data, '--model=run/model.pt', '--max_steps=%d' % steps)
+    _done(tmp_path, TORCH, 'train', *data, '--model=run/model.pt', f'--max_steps={steps}')
   found = {}
   for path in sorted(glob.glob(str(tmp_path / 'run' / 'events*'))):
     for event in tf.train.summary_iterator(path):
@@ -99,7 +99,7 @@ run = torch_cifar10.Run(batch_size=8).load('start.pt')
 images, labels = torch.load('batch.pt', weights_only=True)
 for _ in range(3):
   run.train_on_batch(images[rank::2], labels[rank::2])
-torch_cifar10.save(run.state(), 'rank%d.pt' % rank)
+torch_cifar10.save(run.state(), f'rank{rank}.pt')
 distributed.destroy_process_group()
 ''')
   from exercises import torch_cifar10
@@ -125,7 +125,7 @@ def test_torchrun_resumes(small_data_dir, tmp_path):
   compiled = ['--compile'] if shutil.which('g++') else []
   for steps, logged, more in ((2, [0], []), (11, [10], compiled)):
     out = _torchrun(tmp_path, 2, os.path.join(ROOT, TORCH), 'train', '--batch_size=10',
-                    '--data_dir=' + small_data_dir, '--model=model.pt', '--max_steps=%d' % steps,
+                    '--data_dir=' + small_data_dir, '--model=model.pt', f'--max_steps={steps}',
                     *more).stdout
     assert _steps(out) == logged  # Of one process.
     assert torch.load(tmp_path / 'model.pt', weights_only=True)['step'] == steps
@@ -141,4 +141,4 @@ def test_precision_is_that_of_the_graph(arguments, card, tmp_path):
     [precision] = re.findall(r'\| ([\d.]+) \| `%s` \|' % re.escape(command), text.read())
   _done(tmp_path, TORCH, 'convert', TRAINED, 'trained.pt')
   out = _done(tmp_path, TORCH, 'evaluate', '--data_dir=' + DATA, '--model=trained.pt', *arguments)
-  assert out.endswith('precision @ 1 = %s\n' % precision)
+  assert out.endswith(f'precision @ 1 = {precision}\n')
