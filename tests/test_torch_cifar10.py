@@ -13,14 +13,13 @@ import tensorflow.compat.v1 as tf
 import cifar10
 import cifar10_input
 from cifar10_support import synthetic
-from conftest import ROOT
+from conftest import TRAINED
 import numpy_network
 
 torch = pytest.importorskip('torch')
 
 from exercises import torch_cifar10  # noqa: E402
 
-TRAINED = os.path.join(ROOT, 'cifar10', 'trained')
 AVERAGE = '/ExponentialMovingAverage'
 
 

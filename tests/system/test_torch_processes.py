@@ -12,13 +12,13 @@ import pytest
 import tensorflow.compat.v1 as tf
 
 from cifar10_support import dataset
+from conftest import DATA
 from conftest import ROOT
+from conftest import TRAINED
 import warm_process
 
 torch = pytest.importorskip('torch')
 
-TRAINED = os.path.join(ROOT, 'cifar10', 'trained')
-DATA = os.environ.get('CIFAR10_DATA_DIR', os.path.join(ROOT, 'cifar10', 'data'))
 TORCH = 'exercises/torch_cifar10.py'
 
 
