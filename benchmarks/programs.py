@@ -264,51 +264,24 @@ def keras(steps, data_dir, batch_size):
   repeat(lambda: model.train_on_batch(*next(batches)), steps)
 
 
-def pytorch(steps, data_dir, batch_size, **compiled):
-  """PyTorch, eager, on constant images."""
-  import torch
-  from torch import nn
-  model = nn.Sequential(
-      nn.Conv2d(3, 64, 5, padding=2), nn.ReLU(),
-      nn.ZeroPad2d([0, 1, 0, 1]), nn.MaxPool2d(3, 2), nn.LocalResponseNorm(9, 0.001, 0.75, 1.0),
-      nn.Conv2d(64, 64, 5, padding=2), nn.ReLU(),
-      nn.LocalResponseNorm(9, 0.001, 0.75, 1.0), nn.ZeroPad2d([0, 1, 0, 1]), nn.MaxPool2d(3, 2),
-      nn.Flatten(), nn.Linear(2304, 384), nn.ReLU(), nn.Linear(384, 192), nn.ReLU(),
-      nn.Linear(192, 10))
-  device = 'cuda' if torch.cuda.is_available() else 'cpu'
-  if device == 'cuda':
-    torch.set_float32_matmul_precision('high')  # TF32 in all products, as in TensorFlow.
-  model.to(device, memory_format=torch.channels_last)
-  images = torch.randn(batch_size, 3, 24, 24, device=device).to(memory_format=torch.channels_last)
-  labels = torch.arange(batch_size, device=device) % 10
-  decayed = [model[11].weight, model[13].weight]
-  others = [p for p in model.parameters() if not any(p is d for d in decayed)]
-  optimizer = torch.optim.SGD([{'params': decayed, 'weight_decay': 0.004}, {'params': others}],
-                              lr=0.1)
-  parameters = list(model.parameters())
-  shadows = [p.detach().clone() for p in parameters]
-
-  def loss_of(images, labels):
-    return nn.functional.cross_entropy(model(images), labels)
-
-  if compiled:
-    loss_of = torch.compile(loss_of, **compiled)
+def pytorch(steps, data_dir, batch_size, compiled=False):
+  """The PyTorch program of exercises/torch_cifar10.py, eager."""
+  from cifar10_support import dataset
+  from exercises import torch_cifar10
+  device = torch_cifar10.device_of_this_process()
+  files = dataset.find(data_dir, torch_cifar10.NUM_CLASSES).train_files
+  images, labels = (part.to(device) for part in torch_cifar10.read(files))
+  batches = torch_cifar10.distorted_inputs(images, labels, batch_size, compiled)
+  run = torch_cifar10.Run(batch_size, device, compiled)
   for i, _ in enumerate(steps):
-    if compiled:
-      torch.compiler.cudagraph_mark_step_begin()
-    optimizer.zero_grad()
-    loss = loss_of(images, labels)
-    loss.backward()
-    optimizer.step()
-    with torch.no_grad():
-      torch._foreach_lerp_(shadows, parameters, 1e-4)
+    loss = run.train_on_batch(*next(batches))
     if i % 10 == 0:
-      loss.item()  # As a log would; and it keeps Python from running far ahead of a GPU.
+      loss.item()  # As its log does; and it keeps Python from running far ahead of a GPU.
 
 
 def pytorch_compiled(steps, data_dir, batch_size):
-  """PyTorch, network and gradients compiled, on a GPU into CUDA graphs, on constant images."""
-  pytorch(steps, data_dir, batch_size, mode='reduce-overhead')
+  """The same, distortions, network and gradients compiled; on a GPU with CUDA graphs."""
+  pytorch(steps, data_dir, batch_size, compiled=True)
 
 
 def matrix_product(steps, data_dir, batch_size):
