@@ -15,12 +15,11 @@
   summaries    histograms of a sample, and a picture of filters, for TensorBoard
   report       what an evaluation shows in TensorBoard: curves, confusion matrix, mistakes
 
-Importing this package imports TensorFlow without its chatter: about a hundred lines on processor
-features, missing GPU drivers and deprecations. `TF_CPP_MIN_LOG_LEVEL=0` brings them back.
-It also turns on oneDNN's convolutions on every x86 processor; TensorFlow itself does so only where
-it finds VNNI, but they are faster without it too. `TF_ENABLE_ONEDNN_OPTS=0` turns them off.
-And it gives each GPU two threads of its own: in TensorFlow's common pool what launches its kernels
-waits behind the ops of the input. `TF_GPU_THREAD_MODE=global` is TensorFlow's default.
+Importing this package imports TensorFlow without its chatter, about a hundred lines, which
+`TF_CPP_MIN_LOG_LEVEL=0` brings back. It turns on oneDNN's convolutions on every x86 processor;
+TensorFlow itself does so only where it finds VNNI, but they are faster without it too
+(`TF_ENABLE_ONEDNN_OPTS=0` turns them off). And it gives each GPU two threads of its own: in the
+common pool what launches its kernels waits behind the input (`TF_GPU_THREAD_MODE=global`).
 """
 
 import contextlib

@@ -29,12 +29,9 @@ class Damaged(UserError):
 
 
 class Checkpoint(collections.namedtuple('Checkpoint', 'path step contents')):
-  """A checkpoint that was read and is intact.
+  """A checkpoint that was read and is intact: `contents` is {key: (dtype, shape)}.
 
-  Fields:
-    path: such as `cifar10/train/model.ckpt-100`.
-    step: the step it was taken after, an integer, or None if it is not known.
-    contents: a dictionary from its keys to (dtype, shape).
+  `step`, after which it was taken, is None if it is not known.
   """
 
 
@@ -42,10 +39,8 @@ def paths(directory):
   """Lists the paths of the checkpoints in a directory, the one to use first.
 
   First comes the one that the file `checkpoint` names as the latest: it may be an older one that
-  somebody chose. That file may be missing, and its paths may be absolute and those of another
-  place from which the run was moved; only the names in it count.
-
-  A `UserError` if the directory cannot be read; it need not exist.
+  somebody chose. That file may be missing, and its paths may be those of another place from which
+  the run was moved: only the names in it count. The directory need not exist.
   """
   try:
     matches = [_ON_DISK.fullmatch(name) for name in os.listdir(directory)]

@@ -40,9 +40,6 @@ class _PathParser(flags.ArgumentParser):
                        'this path: set LC_ALL=C.UTF-8') from None
     return os.path.expanduser(argument)
 
-  def flag_type(self):
-    return 'path'
-
 
 def DEFINE_path(name, default, help):
   """Defines a flag whose value is a path; a ~ at its beginning is your home directory."""
@@ -113,7 +110,7 @@ class _Output:
 def same_command():
   """Returns how to say what resumes a run: the same command, without a flag that starts over."""
   restarts = 'restart' in flags.FLAGS and flags.FLAGS.restart
-  return f"the same command{' without --restart' if restarts else ''}"
+  return 'the same command' + (' without --restart' if restarts else '')
 
 
 def log(message):

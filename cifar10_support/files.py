@@ -43,8 +43,7 @@ def locked(folder, when_busy):
 
 def _lock(descriptor, wait):
   if fcntl:
-    fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    return
+    return fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
   while True:
     try:
       return msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)

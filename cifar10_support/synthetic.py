@@ -33,12 +33,9 @@ CLASSES = tuple(f'{colour} {shape}' for colour in ('warm', 'cool') for shape in 
 
 
 def make_data_set(data_dir, records_per_file=10000):
-  """Generates a data set in the folder `cifar-10-batches-bin` of a directory.
+  """Generates a data set in the folder `cifar-10-batches-bin` of a directory, which it makes.
 
-  Args:
-    data_dir: path of the directory, made if it does not exist.
-    records_per_file: how many images each of the six files gets; a multiple of ten makes the
-      classes equally frequent.
+  With a multiple of ten images in each of the six files, the classes are equally frequent.
   """
   folder = os.path.join(data_dir, _FOLDER)
   os.makedirs(folder)

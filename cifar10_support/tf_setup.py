@@ -49,8 +49,7 @@ def session_config(log_device_placement=False, num_cpus=1, xla=False):
 def can_compile():
   """Returns whether there is a GPU that XLA compiles for, and says so.
 
-  It needs more than TensorFlow itself: `ptxas`, for example, which some installations lack. So it
-  is tried out on a small function.
+  Some installations lack what it needs, such as `ptxas`, so it is tried out on a small function.
   """
   if not num_gpus():
     return False
@@ -77,8 +76,7 @@ def num_gpus():
 def on_gpu():
   """Puts what is added inside on the GPU, variables included. Without a GPU it changes nothing.
 
-  Several towers share variables on the CPU. A single network has them to itself: on the GPU, they
-  and their gradients need no copying.
+  Towers share variables on the CPU. Those of a single network need no copying on the GPU.
   """
   if not num_gpus():
     yield
@@ -143,17 +141,9 @@ def _has_bfloat16():
     # Ampere, the first generation with bfloat16, is 8.0.
     details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
     return all(detail.get('compute_capability', (0, 0)) >= (8, 0) for detail in details)
-  return bool(_processor_features() & {'avx512_bf16', 'amx_bf16', 'bf16'})
-
-
-def _processor_features():
-  """Returns the processor's features as Linux names them; on other systems an empty set."""
-  try:
-    with open(_CPUINFO) as lines:
-      return {feature for line in lines if line.lower().startswith(('flags', 'features'))
-              for feature in line.split(':', 1)[1].split()}
-  except OSError:
-    return set()
+  with contextlib.suppress(OSError), open(_CPUINFO) as text:  # Linux has it.
+    return bool(re.search(r'^(flags|Features).*\b(avx512_bf16|amx_bf16|bf16)\b', text.read(), re.M))
+  return False
 
 
 def check_single_machine():

@@ -54,9 +54,8 @@ def training_session(train_op, loss, examples_per_step, classes, num_cpus=1, hoo
   It restores or initialises the variables, starts the queue runners, logs, saves, and asks to stop
   (`session.should_stop()`) after --max_steps.
 
-  What happens on Ctrl-C, `kill` or when the terminal closes: `StopSignals` notes the signal, the
-  step finishes, `should_stop()` is true, `_SaveHook` writes the last checkpoint, and the process
-  exits with the status of the signal.
+  After Ctrl-C, for example, `StopSignals` notes the signal, the step finishes, `should_stop()` is
+  true, `_SaveHook` writes the last checkpoint, and the process exits with the signal's status.
 
   Args:
     train_op: what runs a step, see `cifar10.train`: an op or a tensor.
@@ -180,10 +179,7 @@ def _checkpoint_to_resume(train_dir, classes):
 
 
 def _initial_values(classes):
-  """Returns the checkpoint that --init_from names and, for all variables that fit, (key, variable).
-
-  A moving average that the checkpoint lacks starts as the variable that it is of.
-  """
+  """Returns the checkpoint that --init_from names and (key, variable) of all variables that fit."""
   if not FLAGS.init_from:
     return None
   source = runs.find_checkpoint(FLAGS.init_from, 'init_from')
@@ -191,6 +187,7 @@ def _initial_values(classes):
     runs.check_held_out(os.path.dirname(source.path), classes)
   initial = {}
   for name, variable in _variables().items():
+    # A moving average that it lacks starts as the variable.
     for key in (name, re.sub('/ExponentialMovingAverage$', '', name)):
       if name not in initial and name != 'global_step' and checkpoints.fits(source, key, variable):
         initial[name] = key, variable
