@@ -44,9 +44,10 @@ def directory_and_path(named, flag):
   directory, name = os.path.split(named)
   if name and not os.path.isdir(named):
     check_directory(directory or '.', flag)
-    if tf.train.checkpoint_exists(named):
+    is_ours = name.startswith('model.ckpt')  # Which in 2015 was a single file.
+    if os.path.exists(f'{named}.index') or is_ours and tf.train.checkpoint_exists(named):
       return directory or '.', named
-    if name.startswith('model.ckpt'):
+    if is_ours:
       raise UserError(f'There is no checkpoint {named}.')
   check_directory(named, flag)
   return named, None
@@ -176,7 +177,7 @@ def read(train_dir):
 
 def why_to_end(train_dir):
   """Returns the reason for which training should end, or None."""
-  with contextlib.suppress(FileNotFoundError):
+  with contextlib.suppress(FileNotFoundError, NotADirectoryError):
     with open(os.path.join(train_dir, END), encoding='utf-8') as lines:
       return lines.read().strip()
 

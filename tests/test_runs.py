@@ -171,6 +171,11 @@ def test_restart_renames_the_evaluations_of_the_run_beside_it_and_no_others(
       'other', 'of the other', 'of none', 'damaged'}
   assert (tmp_path / ('eval' + ending) / 'events').read_text() == 'eval'
   assert str(tmp_path / ('raw' + ending)) in capsys.readouterr().out
+  # And stay where they are when the next run is put aside.
+  for name in ('train', 'eval'):
+    (tmp_path / (name + ending)).rename(tmp_path / (name + '.old-20151104-114549'))
+  _start(train_dir, restart=True)
+  assert (tmp_path / 'eval.old-20151104-114549').is_dir()
 
 
 def test_second_run_in_a_directory_of_evaluations_is_said(train_dir, tmp_path, capsys):
@@ -195,7 +200,8 @@ def test_restart_renames_whatever_would_be_resumed(tmp_path, names):
 
 
 @pytest.mark.parametrize('names', [
-    [], ['notes.txt'], ['checkpoint'], ['model.ckpt-7.meta'], ['train/run.json']])
+    [], ['notes.txt'], ['checkpoint'], ['model.ckpt-7.meta'], ['book.index'],
+    ['train/run.json']])
 def test_restart_leaves_a_directory_without_a_run_as_it_is(tmp_path, names):
   train_dir = tmp_path / 'other'
   train_dir.mkdir()

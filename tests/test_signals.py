@@ -76,7 +76,7 @@ def test_one_request_that_comes_twice_is_no_second_one(secs, number, clock, ends
     _receive(stop, number)
     clock[0] += secs
     signal.raise_signal(number)
-  _wait(lambda: threading.active_count() == threads)  # All signals have been seen.
+  _wait(lambda: threading.active_count() <= threads)  # All signals have been seen.
   assert ends == []
   assert stop.received == number
 
