@@ -8,9 +8,9 @@ In the order in which a script calls them:
   train_op = train(total_loss, global_step)
 
 The network is two convolutions, each with pooling and local response normalisation, two fully
-connected layers and a linear one: 1,068,298 parameters, about 19.5 million multiply-adds per image.
-It descends from the one that Alex Krizhevsky trained on this data set with cuda-convnet
-(https://code.google.com/archive/p/cuda-convnet/).
+connected layers and a linear one: 1,068,298 parameters, and 18.5 million multiply-adds per image
+beside the 1.2 million of the normalisation. It descends from the one that Alex Krizhevsky trained
+on this data set with cuda-convnet (https://code.google.com/archive/p/cuda-convnet/).
 """
 
 from cifar10_support import tf_setup  # First: it imports TensorFlow without its chatter.
@@ -38,17 +38,17 @@ NUM_CLASSES = cifar10_input.NUM_CLASSES
 NUM_EXAMPLES_PER_EPOCH_FOR_TRAIN = cifar10_input.NUM_EXAMPLES_PER_EPOCH_FOR_TRAIN
 NUM_EXAMPLES_PER_EPOCH_FOR_EVAL = cifar10_input.NUM_EXAMPLES_PER_EPOCH_FOR_EVAL
 
-# The numbers of the tutorial. One that you set before you call the builders takes effect; the
-# scripts set them from flags of the same names, such as --initial_learning_rate.
+# The numbers of the original, TensorFlow's tutorial of 2015. Set one before you call the builders,
+# and it takes effect. The scripts have flags of the same names, such as --weight_decay.
 MOVING_AVERAGE_DECAY = 0.9999
 NUM_EPOCHS_PER_DECAY = 350.0
 LEARNING_RATE_DECAY_FACTOR = 0.1
 INITIAL_LEARNING_RATE = 0.1
+WEIGHT_DECAY = 0.004  # Of the two fully connected layers.
 
-# What the tutorial leaves as it is, and docs/results.md varies.
+# What the original does not have; with these values it trains as that does.
 LEARNING_RATE_SCHEDULE = 'staircase'  # Or 'linear'.
 MOMENTUM = 0.0  # Nesterov's; 0 is plain gradient descent.
-WEIGHT_DECAY = 0.004  # Of the two fully connected layers.
 CONV_WEIGHT_DECAY = 0.0
 DISTORTION_STRENGTH = 1.0  # See `cifar10_input.distort`.
 MIN_QUEUE_EXAMPLES = None  # See `cifar10_input.training_batches`.
@@ -57,18 +57,14 @@ MIXED_PRECISION = False
 FREEZE = []  # Scopes that training leaves as they are, such as ['conv1', 'conv2'].
 
 _LOSS_DECAY = 0.9  # For the smoothed losses in the summaries.
-
-# Ops of one GPU carry the name scope tower_0, tower_1, ...
-TOWER_NAME = 'tower'
-
+TOWER_NAME = 'tower'  # With several GPUs, the ops of each are in a name scope tower_0, tower_1, ...
 DATA_URL = dataset.DATA_URL
 
 
 def maybe_download_and_extract(hold_out=False):
   """Locates and verifies the data set in --data_dir, and downloads it first if there is none.
 
-  Returns a `dataset.DataSet` for the builders below, with a validation part if VALIDATION or
-  `hold_out` says so; a `UserError` if there is none to be had.
+  Returns a `dataset.DataSet` for the builders below; a `UserError` if there is none to be had.
   """
   return dataset.prepare(FLAGS.data_dir, DATA_URL, NUM_CLASSES, hold_out or VALIDATION)
 
@@ -76,7 +72,7 @@ def maybe_download_and_extract(hold_out=False):
 def distorted_inputs(data_set=None):
   """Adds the input pipeline for training, see `cifar10_input.training_batches`.
 
-  `data_set` is by default the one in --data_dir; a `ValueError` if that is missing or damaged.
+  `data_set` is by default the one in --data_dir; a `ValueError` if that is damaged.
   """
   data_set = data_set or dataset.find(FLAGS.data_dir, NUM_CLASSES, ['train_eval'], VALIDATION)
   return cifar10_input.training_batches(data_set.train_files, FLAGS.batch_size,
@@ -137,10 +133,11 @@ def convolution(x, filters, name, bias):
 
 
 def compute_dtype(dtype):
-  """Returns `dtype`, or with --mixed_precision bfloat16, in which layers compute up to `linear`.
+  """Returns in what the layers before `linear` compute: with --mixed_precision in bfloat16.
 
-  It has the range of float32, so gradients need no scaling, but 8 bits of precision. The variables,
-  the normalisation (whose divisors are close to 1), the logits and the loss stay in float32.
+  Without it, or on a machine without such arithmetic, that is `dtype`. bfloat16 has the range of
+  float32, so gradients need no scaling, but 8 bits of precision. The variables, the normalisation
+  (whose divisors are close to 1), the logits and the loss stay in float32.
   """
   return tf_setup.bfloat16_or_float32() if MIXED_PRECISION or FLAGS.use_fp16 else dtype
 
@@ -201,7 +198,10 @@ def linear(x, units, name):
 
 
 def _variable_on_cpu(name, shape, initializer):
-  """Adds a variable on the CPU, where every GPU reaches it, or shares it with another tower."""
+  """Adds a variable on the CPU, where every tower reaches it, or returns another tower's.
+
+  In `tf_setup.on_gpu`, where a single network trains, it is on the GPU instead.
+  """
   with tf.device('/cpu:0'):
     return tf.get_variable(name, shape, initializer=initializer)
 
@@ -216,7 +216,7 @@ def _variable_with_weight_decay(name, shape, stddev, wd):
 
 def _activation_summary(x):
   """Adds a histogram of a layer's activations, and the fraction of them that is zero."""
-  # A curve has the same name whether it is from the only network or from a tower.
+  # A curve has the same name with one network and with towers.
   layer = tf.get_variable_scope().name or _without_tower(x.op.name)
   summaries.histogram(f'{layer}/activations', x)
   summaries.scalar(f'{layer}/sparsity', tf.reduce_mean(tf.cast(tf.equal(x, 0), tf.float32)))
@@ -297,7 +297,7 @@ def whole_step(update, losses):
 
 
 def gradient_descent(global_step, examples_per_step):
-  """Adds the schedule of the learning rate, and its summary.
+  """Adds the schedule of the learning rate, and returns the optimizer that descends with it.
 
   Args:
     global_step: an integer variable, the number of steps taken.
@@ -337,8 +337,9 @@ def apply_gradients(optimizer, gradients, global_step):
   """
   update = optimizer.apply_gradients(gradients, global_step=global_step)
 
-  # At a constant learning rate the weights never settle; they bounce around a good solution. Their
-  # average sits closer to it: it is worth roughly three to five points until the rate falls.
+  # At a constant learning rate the weights never settle; they bounce around a good solution, and
+  # their average lies closer to it. Until the rate falls, evaluation with the averages is three to
+  # five percentage points more precise. Early on, `num_updates` makes them forget faster.
   with tf.control_dependencies([update]), tf.name_scope('moving_averages'):
     step = global_step.read_value()
     averages = tf.train.ExponentialMovingAverage(MOVING_AVERAGE_DECAY, num_updates=step)

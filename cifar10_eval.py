@@ -165,19 +165,13 @@ def _write_events(checkpoint, data_set, precision, probabilities, labels, summar
     values.MergeFromString(summary)
   graph_def = tf.get_default_graph().as_graph_def(add_shapes=True).SerializeToString()
   path = os.path.join(FLAGS.eval_dir, f'events.out.tfevents.{time.time_ns()}')
-  try:
+  with tf_setup.writing_to(FLAGS.eval_dir, 'eval_dir'):
     os.makedirs(FLAGS.eval_dir, exist_ok=True)
     with tf.io.TFRecordWriter(path) as out:
       for event in (tf.Event(file_version='brain.Event:2'), tf.Event(graph_def=graph_def),
                     tf.Event(wall_time=time.time(), step=checkpoint.step, summary=values)):
         out.write(event.SerializeToString())
     runs.record_evaluation(FLAGS.eval_dir, os.path.dirname(checkpoint.path))
-  except (OSError, tf.errors.OpError) as error:
-    path_and_reason = tf_setup.file_error(error)
-    if not path_and_reason:
-      raise
-    raise UserError(f'Cannot write to {FLAGS.eval_dir} ({path_and_reason[1]}): name another '
-                    'directory with --eval_dir.') from error
 
 
 def _kind():

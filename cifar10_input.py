@@ -1,12 +1,12 @@
 """From the files of CIFAR-10 to batches of images: queues, records, distortions.
 
-The pipeline for training; each arrow is a queue, or an op over many images at once:
+The pipeline for training, with its queues in brackets; each op works on many images at once:
 
-  file names -> FixedLengthRecordReader -> decode -> shuffle queue -> distort -> prefetch queue
+  [file names] -> FixedLengthRecordReader -> decode -> [shuffle] -> distort -> [prefetch]
 
 The shuffle queue holds images as they are in the files, a quarter of their size as floats. The
 pipeline for evaluation has neither the shuffling nor the distortions. All of it runs on the CPU,
-even where there is a GPU, which has better things to do; training stages its batches there.
+which leaves a GPU free for the network; `stage` copies each batch there ahead of its step.
 """
 
 from cifar10_support import tf_setup  # First: it imports TensorFlow without its chatter.
@@ -69,7 +69,8 @@ def training_batches(files, batch_size, min_queue_examples=None, distortion_stre
 
     print(f'Filling queue with {min_queue_examples} CIFAR images before starting to train. '
           'This will take about a second.')
-    # With a seed one thread fills the queue, which hands out images only when it is full.
+    # With a seed, one thread fills the queue, and it has room for a single image more than it must
+    # keep. So each image is drawn from a full queue, and their order does not depend on timing.
     num_threads, room = (16, 3 * batch_size) if tf.get_default_graph().seed is None else (1, 1)
     images, labels = tf.train.shuffle_batch(
         [images, labels], batch_size, enqueue_many=True, num_threads=num_threads,
@@ -169,7 +170,8 @@ def prefetch_queue(images, labels, capacity):
   """Adds a `tf.QueueBase` of up to `capacity` batches, which `images` and `labels` compute."""
   queue = tf.FIFOQueue(capacity, [images.dtype, labels.dtype], [images.shape, labels.shape],
                        name='prefetch')
-  # Two threads: one waits for its batch while the other works on it. But they may overtake.
+  # Two threads, so that one can wait for its batch while the other works on the next. They may
+  # overtake each other, so with a seed there is one.
   threads = [queue.enqueue([images, labels])] * (2 if tf.get_default_graph().seed is None else 1)
   tf.train.add_queue_runner(tf.train.QueueRunner(queue, threads))
   return queue
@@ -277,7 +279,7 @@ def _one_pass_queue(strings):
   return queue
 
 
-# The original's interface. Nothing above needs it.
+# For programs that were written for the original; ours call the functions above through cifar10.py.
 
 
 def read_cifar10(filename_queue):

@@ -33,7 +33,7 @@ def train(data_set=None):
   Args:
     data_set: a `dataset.DataSet`, by default that of `cifar10.maybe_download_and_extract`.
   """
-  training.check_train_dir()  # Before anything is downloaded for it.
+  training.check_train_dir()  # Before a long download, and not after it.
   data_set = data_set or cifar10.maybe_download_and_extract()
   with tf.Graph().as_default(), tf.device('/cpu:0'):
     tf.set_random_seed(training.graph_seed())

@@ -89,19 +89,13 @@ def _export(session, contents, probabilities, classes):
   names = tf.tile([list(classes)], [tf.shape(contents)[0], 1], name='classes')
   export_dir = os.path.abspath(FLAGS.export_dir)
   parent = os.path.dirname(export_dir)
-  try:
+  with tf_setup.writing_to(FLAGS.export_dir, 'export_dir'):
     os.makedirs(parent, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix='unfinished-', dir=parent) as unfinished:
       model = os.path.join(unfinished, 'model')
       tf.saved_model.simple_save(session, model, inputs={'pictures': contents},
                                  outputs={'classes': names, 'probabilities': probabilities})
       files.publish(model, export_dir)
-  except (OSError, tf.errors.OpError) as error:
-    path_and_reason = tf_setup.file_error(error)
-    if not path_and_reason:
-      raise
-    raise UserError(f'Cannot write to {FLAGS.export_dir} ({path_and_reason[1]}): name another '
-                    'directory with --export_dir.') from error
 
 
 def _print_json(predictions):

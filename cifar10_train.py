@@ -26,19 +26,20 @@ def train(data_set=None):
   Args:
     data_set: a `dataset.DataSet`, by default that of `cifar10.maybe_download_and_extract`.
   """
-  training.check_train_dir()  # Before anything is downloaded for it.
+  training.check_train_dir()  # Before a long download, and not after it.
   data_set = data_set or cifar10.maybe_download_and_extract()
   with tf.Graph().as_default():
     tf.set_random_seed(training.graph_seed())
     global_step = tf.train.get_or_create_global_step()
 
     images, labels = cifar10.distorted_inputs(data_set)
-    with tf_setup.on_gpu():  # If there is one.
+    with tf_setup.on_gpu():  # If there is one; the variables too.
       images, labels = cifar10_input.stage(images, labels)
       logits = cifar10.inference(images, training=True)
       loss = cifar10.loss(logits, labels)
       train_op = cifar10.train(loss, global_step)
 
+    # Which resumes or initialises, starts the queues, logs, saves, and ends after --max_steps.
     with training.training_session(train_op, loss, FLAGS.batch_size,
                                    data_set.classes) as session:
       while not session.should_stop():

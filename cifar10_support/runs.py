@@ -16,6 +16,7 @@ import tensorflow.compat.v1 as tf
 
 from cifar10_support import checkpoints
 from cifar10_support import files
+from cifar10_support import tf_setup
 from cifar10_support.console import UserError
 
 RECORD = 'run.json'
@@ -75,7 +76,7 @@ def locked(train_dir, restart=False):
                     'another directory with --train_dir.')
 
   with contextlib.ExitStack() as stack:
-    try:
+    with tf_setup.writing_to(train_dir, 'train_dir'):
       if restart and _holds_run(train_dir):
         with files.locked(train_dir, when_busy=refuse):
           set_aside(train_dir)
@@ -84,14 +85,7 @@ def locked(train_dir, restart=False):
       is_in_place = stack.enter_context(files.locked(train_dir, when_busy=refuse))
       if not is_in_place():  # Another process has just renamed it, and trains in a new one.
         refuse()
-    except OSError as error:
-      raise _cannot_write(train_dir, error) from error
     yield is_in_place
-
-
-def _cannot_write(train_dir, error):
-  return UserError(f'Cannot write to {train_dir} ({error.strerror}): name another directory with '
-                   '--train_dir.')
 
 
 def _holds_run(path):
@@ -149,12 +143,10 @@ def record_start(train_dir, flags, classes):
       'flags': flags,
       'earlier': before.pop('earlier') + [before] if before else [],
   }
-  try:
+  with tf_setup.writing_to(train_dir, 'train_dir'):
     files.write(os.path.join(train_dir, RECORD), f'{json.dumps(record, indent=2)}\n')
     with contextlib.suppress(FileNotFoundError):
       os.remove(os.path.join(train_dir, END))
-  except OSError as error:
-    raise _cannot_write(train_dir, error) from error
 
 
 def read(train_dir):

@@ -176,6 +176,18 @@ def file_error(error):
 
 
 @contextlib.contextmanager
+def writing_to(directory, flag):
+  """Turns errors about the files that are written inside into a `UserError` that names the flag."""
+  try:
+    yield
+  except (OSError, tf.errors.OpError) as error:
+    if not file_error(error):
+      raise
+    raise UserError(f'Cannot write to {directory} ({file_error(error)[1]}): name another directory '
+                    f'with --{flag}.') from error
+
+
+@contextlib.contextmanager
 def explained_errors(
     then, if_out_of_memory='lower --batch_size, or close other programs that use it'):
   """Turns TensorFlow's errors about files and memory into a `UserError`.
