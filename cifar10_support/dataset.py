@@ -129,10 +129,7 @@ def find(data_dir, num_classes, parts=('train_eval', 'test'), hold_out=False):
 
   `VALIDATION_FILE`, if there is one, is always among them. If there is none, and `hold_out` or
   `parts` ask for images for validation, these are CIFAR-10's last 5,000 for training, which then
-  lacks them.
-
-  Returns:
-    A `DataSet`, in which any other part is empty.
+  lacks them. In the `DataSet` that it returns, any other part is empty.
   """
   folder = locate(data_dir) or os.path.join(data_dir, FOLDER)
   has_file = os.path.exists(os.path.join(folder, VALIDATION_FILE))

@@ -53,10 +53,8 @@ def make_data_set(data_dir, records_per_file=10000):
 
 
 def _records(labels, random):
-  """Returns one record for each label: uint8 of shape [len(labels), 3073].
-
-  It uses only sums, products and comparisons, which round the same way on every processor.
-  """
+  """Returns one record for each label: uint8 of shape [len(labels), 3073]."""
+  # Sums, products and comparisons alone: they round the same way on every processor.
   n = len(labels)
 
   def uniform(low, high, *shape):
