@@ -77,6 +77,8 @@ def evaluate(data_set=None, patience_secs=None):
       # would get a perfect score.
       precision = np.mean(probabilities.argmax(axis=1) == truth)
       console.log(f'precision @ 1 = {precision:.3f}')
+      # Before another line: whoever reads them may be gone by then (`| head -1`).
+      _write_events(checkpoint, data_set, precision, probabilities, truth, summary)
       run = runs.read(directory)  # Again: it may have been resumed in the meantime.
       verdict, is_over = best_so_far.consider(checkpoint, precision,
                                               f'precision @ 1{_kind()}, {len(truth)} images')
@@ -86,7 +88,6 @@ def evaluate(data_set=None, patience_secs=None):
       part = FLAGS.eval_data.replace('train_eval', 'training')
       print(f'{step} of {directory}, {len(truth)} {part} images.{verdict}'
             + ('' if is_last else ' Waiting for the next checkpoint.'))
-      _write_events(checkpoint, data_set, precision, probabilities, truth, summary)
       if is_last:
         print(f'{FLAGS.eval_dir} has the curves, the confusion matrix and the mistakes: '
               f'tensorboard --logdir {FLAGS.eval_dir}')

@@ -127,9 +127,9 @@ def check_fits(checkpoint, variables):
       there = checkpoint.contents.get(key)
       here = variable.dtype.base_dtype, variable.shape.as_list()
       raise UserError(f'{checkpoint.path} does not fit this network: {key} {_described(there)} '
-                      f'there, and {_described(here)} here. Give the flags of that run (its '
-                      'run.json has them), or train this network in another directory or with '
-                      '--restart.')
+                      f'there, and {_described(here)} here. Use the program and the flags of '
+                      'that run (see its run.json), or train this network in another directory or '
+                      'with --restart.')
 
 
 def _described(contents):

@@ -12,8 +12,7 @@ _HISTOGRAM_VALUES = 10000
 def histogram(tag, values):
   """Adds the histogram of a tensor, or of a sample spread evenly over it.
 
-  All 4.7 million values of `conv1`, counted one after the other, would take longer than three
-  steps of training.
+  All 4.7 million values of `conv1`, counted singly, would take longer than three training steps.
 
   `tag` is its name in TensorBoard, numbered if the graph has a summary of that name. The name of
   the op comes from the current name scope, so that `tf.get_collection(tf.GraphKeys.SUMMARIES,

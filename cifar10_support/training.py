@@ -1,7 +1,4 @@
-"""What training scripts share around `session.run`: flags, log, checkpoints, resuming, stopping.
-
-What a step computes is in the scripts and in `cifar10.py`.
-"""
+"""What training scripts share around `session.run`: flags, log, checkpoints, resuming, stopping."""
 
 import contextlib
 import math
@@ -22,6 +19,8 @@ from cifar10_support.console import UserError
 from cifar10_support.signals import StopSignals
 
 FLAGS = tf.app.flags.FLAGS
+
+EVALUATOR = 'cifar10_eval.py'  # The program that evaluates what this one trains.
 
 console.DEFINE_path('train_dir', 'cifar10/train',
                     'Directory for checkpoints and event files. A run already in it is resumed.')
@@ -136,8 +135,10 @@ def training_session(train_op, loss, examples_per_step, classes, num_cpus=1, hoo
   if step.why_to_end:
     print(f'{train_dir} has ended at step {step.number}: {step.why_to_end}.')
   elif step.number >= FLAGS.max_steps:
-    print(f'{train_dir} has reached step {step.number}. Evaluate it with cifar10_eval.py, or raise '
-          '--max_steps to train further.')
+    data = ''.join(f' --{name}={FLAGS[name].value}' for name in ('synthetic', 'data_dir')
+                   if name in FLAGS and not FLAGS[name].using_default_value)
+    print(f'{train_dir} has reached step {step.number}. Raise --max_steps to train further, or '
+          f'evaluate it:\n  python {EVALUATOR} --run_once --checkpoint_dir={train_dir}{data}')
 
 
 def check_train_dir():

@@ -15,6 +15,7 @@ import tensorflow.compat.v1 as tf
 import cifar10
 import cifar10_eval
 from cifar10_support import console
+from cifar10_support import training
 from cifar10_support.console import UserError
 import cifar10_train
 
@@ -62,6 +63,7 @@ def main(arguments):
   if len(arguments) != 1 or arguments[0] not in scripts:
     raise UserError('Give one argument beside the flags: train, or evaluate.')
   cifar10.fully_connected = locally_connected
+  training.EVALUATOR = 'exercises/locally_connected.py evaluate'
   return scripts[arguments[0]].main()
 
 

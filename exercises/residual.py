@@ -18,9 +18,10 @@ import cifar10
 import cifar10_eval
 import cifar10_multi_gpu_train
 import cifar10_predict
-import cifar10_train
 from cifar10_support import console
+from cifar10_support import training
 from cifar10_support.console import UserError
+import cifar10_train
 
 FLAGS = tf.app.flags.FLAGS
 
@@ -103,11 +104,11 @@ def batch_normalization(x, training):
 def main(arguments):
   """Trains, evaluates or predicts, as the first argument says."""
   command, *pictures = arguments or ['']
-  cifar10.inference = inference
+  cifar10.inference, training.EVALUATOR = inference, 'exercises/residual.py evaluate'
   if command == 'predict':
     return cifar10_predict.main(pictures)
-  training = cifar10_train if FLAGS.num_gpus == 1 else cifar10_multi_gpu_train
-  scripts = {'train': training, 'evaluate': cifar10_eval}
+  script = cifar10_train if FLAGS.num_gpus == 1 else cifar10_multi_gpu_train
+  scripts = {'train': script, 'evaluate': cifar10_eval}
   if command not in scripts or pictures:
     raise UserError('Give one argument beside the flags: train, evaluate, or predict and pictures.')
   return scripts[command].main()

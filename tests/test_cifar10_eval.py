@@ -234,3 +234,15 @@ def test_precision_is_told_also_where_the_results_cannot_be_written_or_drawn(
   lines = re.findall(r': precision @ 1 = [01]\.\d{3}\nStep 3 of cifar10/train, 10 test images\.\n',
                      capsys.readouterr().out)
   assert len(lines) == 2
+
+
+def test_results_are_kept_even_if_nobody_reads_beyond_the_first_line(home, save, monkeypatch):
+  def gone(*args):
+    raise BrokenPipeError
+
+  save(3, max_steps=9)
+  FLAGS.run_once = True
+  monkeypatch.setattr(cifar10_eval, 'print', gone, raising=False)
+  with pytest.raises(BrokenPipeError):
+    cifar10_eval.main()
+  assert _curves(home) == [('precision @ 1', 3)]
