@@ -231,8 +231,7 @@ def test_precision_is_told_also_where_the_results_cannot_be_written_or_drawn(
   monkeypatch.setattr(report, 'summary', lambda *args: 1 / 0)
   with pytest.raises(ZeroDivisionError):
     cifar10_eval.main()
-  lines = re.findall(r': precision @ 1 = [01]\.\d{3}\nStep 3 of cifar10/train, 10 test images\.\n',
-                     capsys.readouterr().out)
+  lines = re.findall(r': precision @ 1 = [01]\.\d{3}\n', capsys.readouterr().out)
   assert len(lines) == 2
 
 
