@@ -49,9 +49,10 @@ def evaluate(data_set=None, patience_secs=None):
     UserError: none came in that time, or something is wrong with it.
   """
   # Before anything is downloaded: is there something to evaluate, and a place for the results?
-  directory, path = evaluation.directory_and_path()
+  named = FLAGS.checkpoint_dir, 'checkpoint_dir'
+  directory, path = runs.directory_and_path(*named)
   is_only = FLAGS.run_once or path
-  found = [evaluation.find_checkpoint()] if is_only else _new_checkpoints(directory, patience_secs)
+  found = [runs.find_checkpoint(*named)] if is_only else _new_checkpoints(directory, patience_secs)
   runs.check_directory(FLAGS.eval_dir, 'eval_dir')
   best_so_far = best.Best(directory)
   data_set = data_set or cifar10.maybe_download_and_extract(FLAGS.eval_data == 'validation')

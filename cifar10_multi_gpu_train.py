@@ -66,20 +66,19 @@ def train_towers(batches, global_step):
   losses, gradients = [], []
   devices = tf_setup.tower_devices(len(batches))
   read_once = tf_setup.read_once()
-  collections = [tf.get_collection_ref(tf.GraphKeys.SUMMARIES),
-                 tf.get_collection_ref(tf.GraphKeys.UPDATE_OPS)]
   for i, ((images, labels), device) in enumerate(zip(batches, devices)):
     # The first tower makes the variables, the others share them.
     with tf.variable_scope(tf.get_variable_scope(), reuse=i > 0,
                            custom_getter=read_once), tf.device(device):
       with tf.name_scope(f'{cifar10.TOWER_NAME}_{i}') as scope:
-        so_far = [len(collection) for collection in collections]
         losses.append(tower_loss(scope, *cifar10_input.stage(images, labels)))
         gradients.append(optimizer.compute_gradients(
             losses[i], freezing.variables_to_train(cifar10.FREEZE)))
-        if i > 0:  # The first tower's stand for all.
-          for collection, length in zip(collections, so_far):
-            del collection[length:]
+
+  others = tuple(f'{cifar10.TOWER_NAME}_{i}/' for i in range(1, len(batches)))
+  for key in (tf.GraphKeys.SUMMARIES, tf.GraphKeys.UPDATE_OPS):  # The first tower's stand for all.
+    collection = tf.get_collection_ref(key)
+    collection[:] = [item for item in collection if not item.name.startswith(others)]
 
   loss = tf.divide(tf.add_n(losses), len(losses), name='loss')
   averages = average_gradients(gradients)

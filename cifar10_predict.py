@@ -46,9 +46,8 @@ def predict(paths):
     pictures that could not be read.
   """
   _check_export_dir()
-  directory, _ = evaluation.directory_and_path()
-  checkpoint = evaluation.find_checkpoint()
-  run = runs.read(directory)
+  checkpoint = runs.find_checkpoint(FLAGS.checkpoint_dir, 'checkpoint_dir')
+  run = runs.read(os.path.dirname(checkpoint.path))
   classes = run['classes'] if run else dataset.default_classes(cifar10.NUM_CLASSES)
 
   with tf.Graph().as_default():

@@ -4,7 +4,6 @@ import tensorflow.compat.v1 as tf
 
 from cifar10_support import checkpoints
 from cifar10_support import console
-from cifar10_support import runs
 from cifar10_support.console import UserError
 
 FLAGS = tf.app.flags.FLAGS
@@ -17,16 +16,6 @@ tf.app.flags.DEFINE_boolean('use_moving_averages', True, 'Use the moving average
 tf.app.flags.DEFINE_boolean('multiview', False, '10-crop evaluation: average the probabilities '
                             'over the central crop, the four corners, and their horizontal flips. '
                             'Takes ten times as long.')
-
-
-def directory_and_path():
-  """Returns the run's directory, and the path of the checkpoint if --checkpoint_dir names one."""
-  return runs.directory_and_path(FLAGS.checkpoint_dir, 'checkpoint_dir')
-
-
-def find_checkpoint():
-  """Returns the `checkpoints.Checkpoint` that --checkpoint_dir names, or the latest one there."""
-  return runs.find_checkpoint(FLAGS.checkpoint_dir, 'checkpoint_dir')
 
 
 def restore(session, checkpoint):

@@ -86,17 +86,7 @@ def training_session(train_op, loss, examples_per_step, classes, num_cpus=1, hoo
     if checkpoint:
       older = [path for path in reversed(checkpoints.paths(train_dir)) if path != checkpoint.path]
       saver.recover_last_checkpoints(older + [checkpoint.path])
-    initial = None if checkpoint else _initial_values(classes)
-
-    def restore_last(scaffold, session):  # Again if a cluster has lost its variables.
-      if saver.last_checkpoints:
-        last = checkpoints.read(saver.last_checkpoints[-1])
-        checkpoints.restore(session, last, _variables().items())
-      elif initial:
-        checkpoints.restore(session, *initial)
-
-    scaffold = tf.train.Scaffold(saver=saver, init_fn=restore_last)
-
+    scaffold = _scaffold(saver, None if checkpoint else _initial_values(classes))
     step = _Step(train_op, loss)
     log = _LogHook(step, train_dir, examples_per_step)
     # A loss that is not finite stops in the log, which comes first: the last checkpoint stays.
@@ -105,25 +95,12 @@ def training_session(train_op, loss, examples_per_step, classes, num_cpus=1, hoo
       runs.record_start(train_dir, _flags(), classes)
       print(f'Resuming {train_dir} from step {checkpoint.step}.' if checkpoint
             else f'Training in {train_dir}.')
-      if FLAGS.seed is not None:
-        if num_cpus > 1 or session_creator or tf_setup.num_gpus():
-          print('With several towers, in a cluster or on a GPU --seed promises no repeatable run.')
-        elif checkpoint:
-          print(f'--seed repeats this run only if it stops at step {checkpoint.step} again.')
+      if FLAGS.seed is not None and (num_cpus > 1 or session_creator or tf_setup.num_gpus()):
+        print('With several towers, in a cluster or on a GPU --seed promises no repeatable run.')
+      elif FLAGS.seed is not None and checkpoint:
+        print(f'--seed repeats this run only if it stops at step {checkpoint.step} again.')
       is_compiled = FLAGS.xla and tf_setup.can_compile()
-      # An event file of its own for each start: two in a second would share a name.
-      writer = stack.enter_context(tf.summary.FileWriter(
-          train_dir, tf.get_default_graph(), filename_suffix=f'.{time.time_ns()}'))
-      all_hooks.append(_StagingHook(step))
-      if FLAGS.save_summaries_steps:
-        log.writer = writer
-        all_hooks.append(_SummaryHook(step, writer, scaffold))
-      all_hooks.append(_SaveHook(step, train_dir, scaffold))
-      if FLAGS.profile_steps:
-        # This hook's event file comes from a cache, and nobody else closes it.
-        stack.callback(tf.summary.FileWriterCache.clear)
-        all_hooks.append(tf.train.ProfilerHook(save_steps=FLAGS.profile_steps,
-                                               output_dir=train_dir))
+      all_hooks += _recording_hooks(stack, train_dir, scaffold, step, log)
     config = tf_setup.session_config(FLAGS.log_device_placement, num_cpus, is_compiled)
     creator = (session_creator or tf.train.ChiefSessionCreator)(scaffold, config=config)
     with TrainingSession(creator, step, log, all_hooks, signals) as session:
@@ -132,6 +109,39 @@ def training_session(train_op, loss, examples_per_step, classes, num_cpus=1, hoo
                            f'there, in {train_dir}')
   if log.log_error:  # Reported now that the run is safe on disk.
     raise log.log_error
+  _say_what_is_next(train_dir, step)
+
+
+def _scaffold(saver, initial):
+  """Returns a `tf.train.Scaffold` that restores the saver's last checkpoint, or initial values."""
+  def restore(scaffold, session):  # After the initialisers; again if a cluster has lost its values.
+    if saver.last_checkpoints:
+      last = checkpoints.read(saver.last_checkpoints[-1])
+      checkpoints.restore(session, last, _variables().items())
+    elif initial:
+      checkpoints.restore(session, *initial)
+
+  return tf.train.Scaffold(saver=saver, init_fn=restore)
+
+
+def _recording_hooks(stack, train_dir, scaffold, step, log):
+  """Returns the hooks for a start that trains; `stack` closes the files that they write."""
+  # An event file of its own for each start: two in a second would share a name.
+  writer = stack.enter_context(tf.summary.FileWriter(
+      train_dir, tf.get_default_graph(), filename_suffix=f'.{time.time_ns()}'))
+  hooks = [_StagingHook(step)]
+  if FLAGS.save_summaries_steps:
+    log.writer = writer
+    hooks.append(_SummaryHook(step, writer, scaffold))
+  hooks.append(_SaveHook(step, train_dir, scaffold))
+  if FLAGS.profile_steps:
+    # This hook's event file comes from a cache, and nobody else closes it.
+    stack.callback(tf.summary.FileWriterCache.clear)
+    hooks.append(tf.train.ProfilerHook(save_steps=FLAGS.profile_steps, output_dir=train_dir))
+  return hooks
+
+
+def _say_what_is_next(train_dir, step):
   if step.why_to_end:
     print(f'{train_dir} has ended at step {step.number}: {step.why_to_end}.')
   elif step.number >= FLAGS.max_steps:

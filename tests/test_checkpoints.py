@@ -13,7 +13,7 @@ import cifar10_eval
 import cifar10_predict
 from cifar10_support import checkpoints
 from cifar10_support import dataset
-from cifar10_support import evaluation
+from cifar10_support import runs
 from cifar10_support.console import UserError
 import cifar10_train
 from conftest import contents
@@ -252,7 +252,7 @@ def test_evaluation_prediction_and_training_need_no_file_that_names_the_checkpoi
   assert _evaluated_step(small_data_dir, tmp_path) == 5
 
   assert cifar10_predict.predict([]) == []
-  assert evaluation.find_checkpoint().path == 'cifar10/train/model.ckpt-5'
+  assert runs.find_checkpoint('cifar10/train', 'any').path == 'cifar10/train/model.ckpt-5'
 
   FLAGS(['pytest', '--data_dir=' + small_data_dir, '--batch_size=2', '--min_queue_examples=1',
          '--max_steps=6'])

@@ -5,6 +5,7 @@ import pytest
 import tensorflow.compat.v1 as tf
 
 from cifar10_support import evaluation
+from cifar10_support import runs
 from cifar10_support.console import UserError
 
 FLAGS = tf.app.flags.FLAGS
@@ -15,6 +16,10 @@ def home(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   (tmp_path / 'cifar10' / 'train').mkdir(parents=True)
   return tmp_path
+
+
+def _found():
+  return runs.find_checkpoint(FLAGS.checkpoint_dir, 'checkpoint_dir')
 
 
 def _save(step, value, name='model.ckpt-%d', with_averages=True):
@@ -37,7 +42,7 @@ def _network(units=3):
 
 def _restored():
   with tf.Session() as session:
-    evaluation.restore(session, evaluation.find_checkpoint())
+    evaluation.restore(session, _found())
     return [value.tolist() for value in session.run(tf.global_variables())]
 
 
@@ -76,19 +81,19 @@ def test_checkpoint_is_the_latest_or_the_named_one(name, home):
   for named, step in [('', 300000), (name % 90000, 90000), (name % 90000 + '.index', 90000)]:
     FLAGS.checkpoint_dir = os.path.join('cifar10/train', named)
     assert _restored() == [[step / 100] * 3, [step / 100] * 2]
-    assert evaluation.find_checkpoint().step == step  # It is in the name alone.
-    assert evaluation.directory_and_path()[0].rstrip('/') == 'cifar10/train'
+    assert _found().step == step  # It is in the name alone.
+    assert runs.directory_and_path(FLAGS.checkpoint_dir, 'any')[0].rstrip('/') == 'cifar10/train'
   # Of those that no file `checkpoint` names, the one with the highest step counts as the latest.
   (home / 'cifar10' / 'train' / 'checkpoint').unlink()
   FLAGS.checkpoint_dir = 'cifar10/train'
-  assert evaluation.find_checkpoint().path == 'cifar10/train/' + name % 300000
+  assert _found().path == 'cifar10/train/' + name % 300000
 
 
 @pytest.mark.parametrize('named', ['cifar10/train', 'elsewhere', 'cifar10/train/model.ckpt-7'])
 def test_missing_checkpoint_is_an_error_that_names_the_place(named):
   FLAGS.checkpoint_dir = named
   with pytest.raises(UserError, match=named):
-    evaluation.find_checkpoint()
+    _found()
 
 
 def test_checkpoint_of_another_network_is_refused_and_the_variable_named(home):
