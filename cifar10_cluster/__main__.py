@@ -65,7 +65,7 @@ def main(argv=None):
     cifar10_eval.main(patience_secs=FLAGS.save_checkpoint_secs + FLAGS.peer_timeout_secs)
   else:
     with settings.from_flags(cifar10):
-      training.check_train_dir()  # Before anything is downloaded for it.
+      training.check_train_dir()  # Before a long download, and not after it.
       data_set = cifar10.maybe_download_and_extract()
       with signals.StopSignals() as stop_signals:
         replica = replicas.Replica(cluster, stop_signals)
