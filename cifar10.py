@@ -297,14 +297,9 @@ def whole_step(update, losses):
 
 
 def gradient_descent(global_step, examples_per_step):
-  """Adds the schedule of the learning rate, and returns the optimizer that descends with it.
+  """Adds the schedule of the learning rate; returns the `tf.train.Optimizer` that follows it.
 
-  Args:
-    global_step: an integer variable, the number of steps taken.
-    examples_per_step: the number of images in one step: the schedule counts epochs.
-
-  Returns:
-    A `tf.train.Optimizer`.
+  The schedule counts epochs, so it has to know how many images a step takes.
   """
   with tf.name_scope('schedule'):
     steps_per_epoch = NUM_EXAMPLES_PER_EPOCH_FOR_TRAIN / examples_per_step
@@ -325,15 +320,9 @@ def gradient_descent(global_step, examples_per_step):
 
 
 def apply_gradients(optimizer, gradients, global_step):
-  """Adds the update of the variables, then that of their moving averages.
+  """Adds the update of the variables, then that of their moving averages; returns the op of both.
 
-  Args:
-    optimizer: a `tf.train.Optimizer`.
-    gradients: a list of (gradient, variable); a gradient may be None.
-    global_step: an integer variable, incremented by one.
-
-  Returns:
-    The op that does all of it.
+  `gradients` is a list of (gradient, variable), in which a gradient may be None.
   """
   update = optimizer.apply_gradients(gradients, global_step=global_step)
 
