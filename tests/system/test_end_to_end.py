@@ -74,9 +74,9 @@ def test_training_prints_the_lines_of_the_contract_and_where_it_writes(trained):
   lines = trained.stdout.splitlines()
   assert lines[0] == FILLING
   assert 'cifar10/synthetic/train' in lines[1]
-  assert [re.match(TIME + r': step (\d+),', line).group(1) for line in lines[2:-1]] == [
+  assert [re.match(TIME + r': step (\d+),', line).group(1) for line in lines[2:-2]] == [
       str(step) for step in range(0, 600, 20)]
-  assert all(re.fullmatch(STEP, line) for line in lines[2:-1])
+  assert all(re.fullmatch(STEP, line) for line in lines[2:-2])
   assert 'step 600.' in lines[-1] and 'cifar10_eval.py' in lines[-1]
   losses = [float(line.split()[6]) for line in lines[2:-1]]
   assert 4.5 < losses[0] < 4.8
@@ -157,7 +157,7 @@ def test_second_start_resumes(run_dir, tmp_path):
   assert (process.wait(), process.err) == (0, '')
   lines = process.out.splitlines()
   assert 'cifar10/synthetic/train' in lines[1] and 'step 600' in lines[1]
-  assert [re.search('step ([0-9]+)', line).group(1) for line in lines[2:-1]] == ['600', '601']
+  assert [re.search('step ([0-9]+)', line).group(1) for line in lines[2:-2]] == ['600', '601']
 
 
 def test_evaluation_follows_a_training_to_its_end(small_data_dir, tmp_path):

@@ -251,6 +251,7 @@ def test_kills_at_random_moments_of_training_lose_nothing_that_was_saved(home, s
   process = warm_process.WarmProcess(home, TRAIN, args)  # However slow the machine has become.
   wait_until(lambda: _latest_step(train_dir) > saved, process.alive)
   process.kill()
+  saved = _latest_step(train_dir)
 
   process = warm_process.WarmProcess(home, TRAIN, args[:-1] + ['--max_steps=%d' % (saved + 2)])
   assert process.wait() == 0
