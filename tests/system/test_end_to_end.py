@@ -77,8 +77,8 @@ def test_training_prints_the_lines_of_the_contract_and_where_it_writes(trained):
   assert [re.match(TIME + r': step (\d+),', line).group(1) for line in lines[2:-2]] == [
       str(step) for step in range(0, 600, 20)]
   assert all(re.fullmatch(STEP, line) for line in lines[2:-2])
-  assert 'step 600.' in lines[-1] and 'cifar10_eval.py' in lines[-1]
-  losses = [float(line.split()[6]) for line in lines[2:-1]]
+  assert 'step 600.' in lines[-2] and 'cifar10_eval.py' in lines[-1]
+  losses = [float(line.split()[6]) for line in lines[2:-2]]
   assert 4.5 < losses[0] < 4.8
   assert np.mean(losses[-10:]) < losses[0] - 1  # One batch of 32 says little.
 
