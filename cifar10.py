@@ -292,7 +292,7 @@ def whole_step(update, losses):
   That is: smoothing the losses, a list of scalars; the ops in `tf.GraphKeys.UPDATE_OPS`, such as
   those of batch normalisation; and copying the next batch to a GPU, see `cifar10_input.stage`.
   """
-  return tf.group(update, loss_summaries(losses), *freezing.update_ops(FREEZE),
+  return tf.group(update, loss_summaries(losses), *freezing.update_ops(FREEZE, _without_tower),
                   *tf.get_collection(tf_setup.STAGING), name='train')
 
 

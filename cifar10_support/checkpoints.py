@@ -140,12 +140,10 @@ def _described(contents):
 
 
 def restore(session, checkpoint, keys_and_variables):
-  """Gives variables the values that a `Checkpoint` has for them.
+  """Gives variables the values that a `Checkpoint` has; `Damaged` if it has vanished since.
 
   `tf.train.Saver` would do the same, but demands the same precision (early versions of the tutorial
   saved float16) and a step in an int64 variable with this name (they had others).
-
-  If the `Checkpoint`, which has to fit (see `check_fits`), has vanished, that is `Damaged`.
   """
   try:
     reader = tf.train.load_checkpoint(checkpoint.path)

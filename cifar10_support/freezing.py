@@ -19,10 +19,11 @@ def variables_to_train(frozen):
   return learning
 
 
-def update_ops(frozen):
+def update_ops(frozen, without_tower=str):
   """Returns the ops of `tf.GraphKeys.UPDATE_OPS` outside some scopes."""
-  return [op for op in tf.get_collection(tf.GraphKeys.UPDATE_OPS) if not _is_in(frozen, op.name)]
+  return [op for op in tf.get_collection(tf.GraphKeys.UPDATE_OPS)
+          if not _is_in(frozen, without_tower(op.name))]
 
 
 def _is_in(scopes, name):
-  return any(f'/{scope}/' in f'/{name}' for scope in scopes)  # Perhaps that of a tower first.
+  return name.startswith(tuple(f'{scope}/' for scope in scopes))

@@ -84,7 +84,9 @@ def training_session(train_op, loss, examples_per_step, classes, num_cpus=1, hoo
     saver = _Saver(is_in_place)
     checkpoint = _checkpoint_to_resume(train_dir, classes)
     if checkpoint:
-      older = [path for path in reversed(checkpoints.paths(train_dir)) if path != checkpoint.path]
+      # Of these the saver deletes all but five; those of other programs are not among them.
+      older = [path for path in reversed(checkpoints.paths(train_dir))
+               if path != checkpoint.path and os.path.basename(path).startswith('model.ckpt-')]
       saver.recover_last_checkpoints(older + [checkpoint.path])
     scaffold = _scaffold(saver, None if checkpoint else _initial_values(classes))
     step = _Step(train_op, loss)

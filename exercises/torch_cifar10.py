@@ -216,7 +216,7 @@ class Run:
     try:
       state = torch.load(path, map_location='cpu', weights_only=True)
       self.network.load_state_dict(state['network'])
-      # Of layers that the graph has frozen there are no averages.
+      # Layers that the graph has frozen have no averages.
       self.averages.load_state_dict({**state['network'], **state['averages']})
       self.step = int(state['step'])
     except Exception as error:  # On a file that is damaged, or another one, it may be anything.

@@ -10,6 +10,7 @@ import cifar10
 import cifar10_eval
 import cifar10_multi_gpu_train
 import cifar10_train
+from cifar10_support import freezing
 from cifar10_support.console import UserError
 from test_cluster_replica import _in_threads, _start_job
 
@@ -176,6 +177,13 @@ def test_statistics_of_a_frozen_scope_stay(train, monkeypatch):
     actual = train(way)
     assert not actual['learned/normalised/mean'].any()
     assert actual['bias'].any()
+
+
+def test_scope_of_the_same_name_further_in_is_not_frozen():
+  for name in ('frozen/weights', 'block/frozen/weights'):
+    tf.get_variable(name, [1])
+  assert [variable.op.name for variable in freezing.variables_to_train(['frozen'])] == [
+      'block/frozen/weights']
 
 
 def test_network_is_told_when_it_trains(train, monkeypatch, small_data_dir):

@@ -318,6 +318,14 @@ def test_copy_of_a_run_continues_by_itself(train_dir, tmp_path, save_each_step):
   assert contents(train_dir) == before
 
 
+def test_checkpoints_of_other_programs_stay_in_the_directory(train_dir, save_each_step):
+  _train(2)
+  for path in train_dir.glob('model.ckpt-2.*'):
+    shutil.copy(path, train_dir / path.name.replace('model.ckpt-2', 'cifar_net-1'))
+  _train(9)
+  assert len(list(train_dir.glob('cifar_net-1.*'))) == 3
+
+
 def test_older_checkpoint_that_the_user_chose_is_resumed(train_dir, capsys):
   for max_steps in (2, 4, 6):
     _train(max_steps)
