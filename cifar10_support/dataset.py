@@ -105,6 +105,12 @@ class DataSet(collections.namedtuple('DataSet', [
                                 offset=(index - firsts[i]) * size + 1))
     return np.reshape(planes, [-1, self.channels, self.side, self.side]).transpose(0, 2, 3, 1)
 
+  def check_is_like_cifar10(self):
+    """Raises a `DataError` unless it has colour images of 32x32 pixels in ten classes."""
+    if (self.side, self.channels, len(self.classes)) != (IMAGE_SIZE, IMAGE_DEPTH, len(CLASSES)):
+      raise DataError(f'This program takes colour images of 32x32 pixels in ten classes, not '
+                      f'{self.side}x{self.side}x{self.channels} in {len(self.classes)}.')
+
   def seen_as(self, images):
     """Returns what a run records of its data; `images`, a tensor, is what the network sees."""
     return {'classes': list(self.classes), 'side': self.side,

@@ -191,6 +191,15 @@ def test_single_images_have_the_data_sets_shape(home):
 
 # What does not fit together.
 
+@pytest.mark.parametrize('side, channels, num_classes', [(28, 3, 10), (32, 1, 10), (32, 3, 9)])
+def test_programs_in_other_languages_refuse_what_is_not_like_cifar10(
+    side, channels, num_classes, home, small_data_set):
+  small_data_set.check_is_like_cifar10()
+  _make(home / 'data', side, channels, num_classes)
+  with pytest.raises(UserError, match=f'{side}x{side}x{channels} in {num_classes}'):
+    dataset.find('data', 10).check_is_like_cifar10()
+
+
 @pytest.mark.parametrize('another, named', [
     (dict(side=48), ['side', '40', '48']), (dict(channels=1), ['image_shape', '3', '1']),
     (dict(num_classes=5), ['classes', 'kind 4'])])
