@@ -228,9 +228,10 @@ def _described(folder, num_classes):
   try:
     with open(path, encoding='utf-8-sig') as lines:
       description = json.load(lines)
-    side, channels, classes = (description[key] for key in ('side', 'channels', 'classes'))
+    side, channels = (description[key] + 0 for key in ('side', 'channels'))
     train, test, validation = (description['images'][part] + 0
                                for part in ('train', 'test', 'validation'))
+    classes = description['classes'] + []
     constants = dict(zip(CONSTANTS, [side * 3 // 4, len(classes), train, test]))
   except FileNotFoundError:
     return None

@@ -253,7 +253,10 @@ def test_number_of_images_that_is_not_the_described_one_is_damage(part, key, hom
 
 
 @pytest.mark.parametrize('description', [
-    '', '[]', '{"side": 32}', '{"side": "32", "channels": 3, "classes": [], "images": {}}'])
+    '', '[]', '{"side": 32}', '{"side": "32", "channels": 3, "classes": [], "images": {}}',
+    '{"side": 32, "channels": "3", "classes": [], "images": {}}',
+    '{"side": 32, "channels": 3, "classes": "cat", "images": {"train": 1, "test": 1, '
+    '"validation": 0}}'])
 def test_damaged_description_is_a_one_line_error(description, home):
   _make(home / 'data')
   (home / 'data' / 'cifar-10-batches-bin' / 'data_set.json').write_text(description)
