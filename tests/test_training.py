@@ -434,7 +434,7 @@ def test_signals_of_the_callers_own_count(train_dir):
   assert _steps(train_dir) == {0}
 
 
-def test_callers_hooks_run_in_every_step_after_the_log_and_before_what_saves(
+def test_callers_hooks_run_in_every_step_before_the_log_and_what_saves(
     train_dir, save_each_step, capsys):
   class Hook(tf.train.SessionRunHook):
     def after_run(self, run_context, run_values):
@@ -444,7 +444,7 @@ def test_callers_hooks_run_in_every_step_after_the_log_and_before_what_saves(
   out = [line for line in capsys.readouterr().out.splitlines()
          if LINE.match(line) or line.startswith('hook')]
   assert [LINE.sub(r'step \1', line) for line in out] == [
-      'step 0', 'hook after {0}', 'hook after {0, 1}', 'step 2', 'hook after {0, 1, 2}']
+      'hook after {0}', 'step 0', 'hook after {0, 1}', 'hook after {0, 1, 2}', 'step 2']
 
 
 def _trace(session, fetches):
