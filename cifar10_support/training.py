@@ -234,15 +234,11 @@ class _Saver(tf.train.Saver):
     train_dir = os.path.dirname(save_path)
     if not session.run(self._finite):
       raise UserError(f'The weights are no longer finite. {_advice(train_dir)}')
-    vanished = UserError(f'{train_dir} has vanished, or another directory has taken its place. '
-                         f'Put it back, then run {console.same_command()} again to resume from '
-                         'the last checkpoint in it.')
     if not self._is_in_place():
-      raise vanished
-    try:
-      return super().save(session, save_path, *args, **kwargs)
-    except ValueError as error:  # TensorFlow's, if it vanishes just now.
-      raise vanished from error
+      raise UserError(f'{train_dir} has vanished, or another directory has taken its place. Put it '
+                      f'back, then run {console.same_command()} again to resume from the last '
+                      'checkpoint in it.')
+    return super().save(session, save_path, *args, **kwargs)
 
 
 class TrainingSession(tf.train.MonitoredSession):

@@ -624,20 +624,6 @@ def test_directory_that_vanishes_ends_the_run(train_dir, replace):
   assert not train_dir.is_dir() or os.listdir(train_dir) == []
 
 
-def test_directory_that_vanishes_while_a_checkpoint_is_written_ends_the_run(train_dir, monkeypatch):
-  save = tf.train.Saver.save
-
-  def vanish_and_save(self, session, path, *args, **kwargs):
-    shutil.rmtree(train_dir)
-    train_dir.write_text('')
-    return save(self, session, path, *args, **kwargs)
-
-  _train(3)
-  monkeypatch.setattr(tf.train.Saver, 'save', vanish_and_save)
-  with pytest.raises(UserError, match='cifar10/train '):
-    _train(10)
-
-
 def test_new_run_in_the_place_of_one_that_vanished_is_alone(train_dir):
   def another(step):
     if step == 3:
