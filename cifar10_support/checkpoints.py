@@ -72,16 +72,15 @@ def latest_intact(directory):
   Returns:
     A `Checkpoint`, or None if the directory has none. If all are damaged it raises `Damaged`.
   """
-  damaged = None
-  for path in paths(directory):
+  found = paths(directory)
+  for path in found:
     try:
       return read(path)
     except Damaged as error:
       print(f'{error} Trying the one before it.')
-      damaged = error
-  if damaged:
+  if found:
     raise Damaged(f'{directory} has no checkpoint that can be read: put a good copy there, or '
-                  'name another directory.') from damaged
+                  'name another directory.')
   return None
 
 
