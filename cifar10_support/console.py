@@ -33,11 +33,6 @@ class _PathParser(flags.ArgumentParser):
   """Reads a path, in which the shell leaves the ~ of `--train_dir=~/run` to us."""
 
   def parse(self, argument):
-    try:
-      argument.encode()
-    except UnicodeEncodeError:
-      raise ValueError(f'the locale, which uses {sys.getfilesystemencoding()}, cannot express '
-                       'this path: set LC_ALL=C.UTF-8') from None
     return os.path.expanduser(argument)
 
 
