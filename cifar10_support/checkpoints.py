@@ -123,19 +123,12 @@ def check_fits(checkpoint, variables):
   """Raises a `UserError` if a `Checkpoint` has no value that fits for one of {key: variable}."""
   for key, variable in sorted(variables.items()):
     if not fits(checkpoint, key, variable):
-      there = checkpoint.contents.get(key)
-      here = variable.dtype.base_dtype, variable.shape.as_list()
-      raise UserError(f'{checkpoint.path} does not fit this network: {key} {_described(there)} '
-                      f'there, and {_described(here)} here. Use the program and the flags of '
-                      'that run (see its run.json), or train this network in another directory or '
-                      'with --restart.')
-
-
-def _described(contents):
-  if contents is None:
-    return 'is missing'
-  dtype, shape = contents
-  return f'is {dtype.name} of shape {shape}'
+      kind = '{0.name} of shape {1}'
+      there = kind.format(*checkpoint.contents[key]) if key in checkpoint.contents else 'missing'
+      here = kind.format(variable.dtype.base_dtype, variable.shape.as_list())
+      raise UserError(f'{checkpoint.path} does not fit this network: {key} is {there} there, and '
+                      f'{here} here. Use the program and the flags of that run (see its run.json), '
+                      'or train this network in another directory or with --restart.')
 
 
 def restore(session, checkpoint, keys_and_variables):
