@@ -46,8 +46,6 @@ def paths(directory):
     matches = [_ON_DISK.fullmatch(name) for name in os.listdir(directory)]
   except (FileNotFoundError, NotADirectoryError):
     return []
-  except OSError as error:
-    raise UserError(f'{directory} cannot be read: {error.strerror}.') from error
   names = {match.group(1) or match.group(2) for match in matches if match}
   names = sorted(names, key=step_in, reverse=True)
   try:
