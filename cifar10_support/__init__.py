@@ -56,14 +56,13 @@ def _import_tensorflow():
     os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '1')
   if os.environ.setdefault('TF_GPU_THREAD_MODE', 'gpu_private') == 'gpu_private':
     os.environ.setdefault('TF_GPU_THREAD_COUNT', '2')
-  if os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3') != '3':
-    import tensorflow.compat.v1  # noqa: F401
-    return
+  is_quiet = os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3') == '3'
   # TensorFlow's libraries log while they load, before anything reads that variable, and straight to
   # the file descriptor.
-  with _stderr_held_back():
+  with _stderr_held_back() if is_quiet else contextlib.nullcontext():
     import tensorflow.compat.v1 as tf
-  tf.logging.set_verbosity(tf.logging.ERROR)
+  if is_quiet:
+    tf.logging.set_verbosity(tf.logging.ERROR)
 
 
 if 'tensorflow' not in sys.modules:
