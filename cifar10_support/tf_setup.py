@@ -151,13 +151,9 @@ def check_single_machine():
 
   Job operators set TF_CONFIG even where there is only one machine: then training runs here.
   """
-  text = os.environ.get('TF_CONFIG')
-  if not text:
-    return
   with contextlib.suppress(ValueError, AttributeError, TypeError):  # Any nonsense is no lone task.
-    jobs = json.loads(text).get('cluster') or {}
+    jobs = json.loads(os.environ.get('TF_CONFIG') or '{}').get('cluster') or {}
     if sum(map(len, jobs.values())) < 2 and 'ps' not in jobs:
-      print('TF_CONFIG describes no other task: training on this machine alone.')
       return
   raise UserError('TF_CONFIG is for a cluster: run python -m cifar10_cluster in each of its tasks, '
                   'or unset it to train on this machine alone.')
