@@ -26,29 +26,18 @@ import contextlib
 import os
 import platform
 import sys
-import tempfile
 
 
 @contextlib.contextmanager
-def _stderr_held_back():
-  """Holds back what is written to standard error, and shows it only if the body fails."""
+def _without_stderr():
+  """Drops what is written to standard error."""
   with contextlib.ExitStack() as stack:
-    try:
+    with contextlib.suppress(OSError):  # Standard error may be closed (`2>&-`).
       stderr = os.dup(2)
       stack.callback(os.close, stderr)
-      held = stack.enter_context(tempfile.TemporaryFile())
-    except OSError:  # Standard error is closed (`2>&-`), or there is no room for a temporary file.
-      yield
-      return
-    os.dup2(held.fileno(), 2)
-    try:
-      yield
-    except BaseException:
-      held.seek(0)
-      os.write(stderr, held.read())
-      raise
-    finally:
-      os.dup2(stderr, 2)
+      stack.callback(os.dup2, stderr, 2)
+      os.dup2(stack.enter_context(open(os.devnull, 'w')).fileno(), 2)
+    yield
 
 
 def _import_tensorflow():
@@ -56,14 +45,13 @@ def _import_tensorflow():
     os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '1')
   if os.environ.setdefault('TF_GPU_THREAD_MODE', 'gpu_private') == 'gpu_private':
     os.environ.setdefault('TF_GPU_THREAD_COUNT', '2')
-  if os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3') != '3':
-    import tensorflow.compat.v1  # noqa: F401
-    return
+  is_quiet = os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3') == '3'
   # TensorFlow's libraries log while they load, before anything reads that variable, and straight to
   # the file descriptor.
-  with _stderr_held_back():
+  with _without_stderr() if is_quiet else contextlib.nullcontext():
     import tensorflow.compat.v1 as tf
-  tf.logging.set_verbosity(tf.logging.ERROR)
+  if is_quiet:
+    tf.logging.set_verbosity(tf.logging.ERROR)
 
 
 if 'tensorflow' not in sys.modules:

@@ -8,7 +8,6 @@ import contextlib
 import datetime
 import os
 import sys
-import textwrap
 
 from absl import app
 from absl import flags
@@ -16,8 +15,6 @@ import tqdm
 
 # The flags defined here belong to the module that asks for them, in --help too.
 flags.disclaim_key_flags()
-
-_HELP = {'--help', '-help', '-h', '--helpshort', '-helpshort', '-?'}
 
 # A notebook's kernel has a command line of its own, which says nothing to us: flags have their
 # defaults there, and `FLAGS.batch_size = 64` sets one.
@@ -33,11 +30,6 @@ class _PathParser(flags.ArgumentParser):
   """Reads a path, in which the shell leaves the ~ of `--train_dir=~/run` to us."""
 
   def parse(self, argument):
-    try:
-      argument.encode()
-    except UnicodeEncodeError:
-      raise ValueError(f'the locale, which uses {sys.getfilesystemencoding()}, cannot express '
-                       'this path: set LC_ALL=C.UTF-8') from None
     return os.path.expanduser(argument)
 
 
@@ -62,13 +54,13 @@ def run(main, takes_arguments=False):
     try:
       return main(arguments) if takes_arguments else main()
     except UserError as error:
-      return _fail(error, 1)
+      return complain(error)
     except BrokenPipeError:  # Whoever read our lines is gone (`| head`).
       return 1
     except OSError as error:
       if error.filename is None:
         raise
-      return _fail(f'{error.filename}: {error.strerror}.', 1)
+      return complain(f'{error.filename}: {error.strerror}.')
     except KeyboardInterrupt:
       return 130
 
@@ -119,40 +111,20 @@ def log(message):
 
 
 def _parse_flags(argv, takes_arguments):
-  if _HELP.intersection(argv[1:]):
-    with contextlib.suppress(BrokenPipeError):  # `--help | head`
-      print(_help())
-    sys.exit()
   flags.FLAGS.unparse_flags()  # What an earlier run in this process has set.
   try:
     arguments = flags.FLAGS(argv)[1:]
   except flags.Error as error:
-    sys.exit(_fail(f'{error} (--help lists the flags)', 2))
+    sys.exit(complain(f'{error} (--help lists the flags)', 2))
   if arguments and not takes_arguments:
-    sys.exit(_fail(f'{arguments[0]!r} is not a flag (--help lists them)', 2))
+    sys.exit(complain(f'{arguments[0]!r} is not a flag (--help lists them)', 2))
   return arguments
 
 
-def _help():
-  """Returns the opening of the script's docstring and its flags, the script's own first."""
-  main = sys.modules['__main__']
-  what, command = main.__doc__.split('\n\n')[:2]
-  lines = [textwrap.fill(what, 79), '', command, '', 'Flags and their defaults:', '']
-  for flag in flags.FLAGS.get_key_flags_for_module(sys.argv[0]):
-    default = str(flag.default).lower() if flag.boolean else flag.default
-    lines.append(f'  --{flag.name}' + ('' if default is None else f'={default}'))
-    lines.append(textwrap.fill(flag.help, 79, initial_indent=6 * ' ', subsequent_indent=6 * ' '))
-  return '\n'.join(lines + ['', "--helpfull adds TensorFlow's and absl's flags."])
-
-
-def complain(message):
-  """Prints one line on standard error, after the script's name."""
+def complain(message, status=1):
+  """Prints one line on standard error, after the script's name; returns `status`, to exit with."""
   line = f"{os.path.basename(sys.argv[0])}: {' '.join(str(message).split())}"
   tqdm.tqdm.write(line, sys.stderr)  # Which puts it above a progress bar.
-
-
-def _fail(message, status):
-  complain(message)
   return status
 
 

@@ -52,10 +52,10 @@ def test_user_who_asks_for_the_chatter_gets_it(run):
   assert process.stdout == 'level 1\n'
 
 
-def test_failing_import_shows_what_was_held_back(run):
+def test_failing_import_shows_its_error(run):
   process = run(THEN_WARN, CHATTER + 'raise ImportError("no such library")')
   assert process.returncode == 1
-  assert process.stderr.startswith('chatter\n')
+  assert 'chatter' not in process.stderr
   assert process.stderr.endswith('ImportError: no such library\n')
 
 
@@ -91,11 +91,6 @@ def test_each_gpu_has_threads_of_its_own_unless_the_user_decides(run, environmen
 def test_closed_standard_error_will_do(run):
   process = run('import os; os.close(2); import cifar10_support; print("imported")', '')
   assert (process.returncode, process.stdout) == (0, 'verbosity 40\nimported\n')
-
-
-def test_without_a_folder_for_temporary_files_the_chatter_is_shown(run):
-  process = run('import tempfile; tempfile.tempdir = "/nowhere"; ' + THEN_WARN, CHATTER)
-  assert (process.returncode, process.stderr) == (0, 'chatter\nheard\n')
 
 
 def test_package_can_be_imported_by_another_thread(run):
