@@ -11,10 +11,10 @@ import os
 import re
 
 import numpy as np
-import tensorflow.compat.v1 as tf
 
 from cifar10_support import tf_setup
 from cifar10_support.console import UserError
+from cifar10_support.quiet import tf
 
 _ON_DISK = re.compile(r'(model\.ckpt-\d+)(?:\.index)?|(?!model\.ckpt)(.+[-_]\d+)\.data-0+-of-\d+')
 

@@ -7,11 +7,10 @@ name, such as --initial_learning_rate, sets the constant for one run of a script
 
 import contextlib
 
-import tensorflow.compat.v1 as tf
-
 from cifar10_support import dataset
 from cifar10_support import synthetic
 from cifar10_support.console import UserError
+from cifar10_support.quiet import tf
 
 FLAGS = tf.app.flags.FLAGS
 

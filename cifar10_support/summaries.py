@@ -1,7 +1,8 @@
 """Summaries that a graph collects beyond those of `tf.summary`: of samples, and of filters."""
 
 import numpy as np
-import tensorflow.compat.v1 as tf
+
+from cifar10_support.quiet import tf
 
 # Histograms sample about this many values; tensors up to six times this size are used whole.
 _HISTOGRAM_VALUES = 10000

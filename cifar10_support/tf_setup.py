@@ -7,9 +7,8 @@ import json
 import os
 import re
 
-import tensorflow.compat.v1 as tf
-
 from cifar10_support.console import UserError
+from cifar10_support.quiet import tf
 
 _CPUINFO = '/proc/cpuinfo'
 

@@ -7,8 +7,6 @@ import re
 import sys
 import time
 
-import tensorflow.compat.v1 as tf
-
 from cifar10_support import checkpoints
 from cifar10_support import console
 from cifar10_support import hyperparameters
@@ -16,6 +14,7 @@ from cifar10_support import runs
 from cifar10_support import settings
 from cifar10_support import tf_setup
 from cifar10_support.console import UserError
+from cifar10_support.quiet import tf
 from cifar10_support.signals import StopSignals
 
 FLAGS = tf.app.flags.FLAGS
