@@ -8,6 +8,7 @@ import contextlib
 import datetime
 import os
 import sys
+import textwrap
 
 from absl import app
 from absl import flags
@@ -15,6 +16,8 @@ import tqdm
 
 # The flags defined here belong to the module that asks for them, in --help too.
 flags.disclaim_key_flags()
+
+_HELP = {'--help', '-help', '-h', '--helpshort', '-helpshort', '-?'}
 
 # A notebook's kernel has a command line of its own, which says nothing to us: flags have their
 # defaults there, and `FLAGS.batch_size = 64` sets one.
@@ -111,6 +114,10 @@ def log(message):
 
 
 def _parse_flags(argv, takes_arguments):
+  if _HELP.intersection(argv[1:]):
+    with contextlib.suppress(BrokenPipeError):  # `--help | head`
+      print(_help())
+    sys.exit()
   flags.FLAGS.unparse_flags()  # What an earlier run in this process has set.
   try:
     arguments = flags.FLAGS(argv)[1:]
@@ -119,6 +126,18 @@ def _parse_flags(argv, takes_arguments):
   if arguments and not takes_arguments:
     sys.exit(complain(f'{arguments[0]!r} is not a flag (--help lists them)', 2))
   return arguments
+
+
+def _help():
+  """Returns the opening of the script's docstring and its flags, the script's own first."""
+  main = sys.modules['__main__']
+  what, command = main.__doc__.split('\n\n')[:2]
+  lines = [textwrap.fill(what, 79), '', command, '', 'Flags and their defaults:', '']
+  for flag in flags.FLAGS.get_key_flags_for_module(sys.argv[0]):
+    default = str(flag.default).lower() if flag.boolean else flag.default
+    lines.append(f'  --{flag.name}' + ('' if default is None else f'={default}'))
+    lines.append(textwrap.fill(flag.help, 79, initial_indent=6 * ' ', subsequent_indent=6 * ' '))
+  return '\n'.join(lines + ['', "--helpfull adds TensorFlow's and absl's flags."])
 
 
 def complain(message, status=1):
