@@ -32,6 +32,7 @@ import json
 import math
 import os
 import tarfile
+import warnings
 
 from absl import flags
 import numpy as np
@@ -148,12 +149,12 @@ def _folder(path, side):
            for file in _files(os.path.join(place, name), [os.path.realpath(path)])]
 
   def images():
-    # Threads will do: Pillow releases Python's lock while it decodes.
+    # Threads are as fast as processes here: Pillow releases Python's lock while it decodes.
     with futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-      for start in range(0, len(paths), 256):  # Not all at once: there may be a million.
-        some = paths[start:start + 256]
-        decoded = pool.map(lambda item: _decoded(item[-1], side), some)
-        yield from ((part, label, image) for (part, label, _), image in zip(some, decoded))
+      at_once = 32 * os.cpu_count()  # Not all: there may be a million.
+      for start in range(0, len(paths), at_once):
+        yield from pool.map(lambda item: (*item[:2], _decoded(item[2], side)),
+                            paths[start:start + at_once])
 
   return Source([_text(name) for name in names], images(), len(paths))
 
@@ -220,9 +221,10 @@ def _npz(path, side):
       if values.dtype.kind not in 'iu' or values.shape[1] != 1 or not 0 <= values.min() <= (
           values.max()) < 256:
         raise ValueError(f'{names[part][1]} is not an integer from 0 to 255 for each image')
-  classes = [f'class {i}' for i in range(1 + max(values.max() for values in labels.values()))]
-  return Source(classes, _images(dict.fromkeys(names, path), remedy, side, lambda part: (
-      arrays[names[part][0]], labels[part][:, 0])))
+  number = int(max(values.max() for values in labels.values())) + 1
+  return Source([f'class {i}' for i in range(number)], _images(
+      dict.fromkeys(names, path), remedy, side,
+      lambda part: (arrays[names[part][0]], labels[part][:, 0])))
 
 
 def _cifar_100(path, side, labels, open_file):
@@ -342,10 +344,13 @@ def _split(images, fractions, seed, drops_copies):
         for i in candidates.pop():
           parts[i] = part
 
-  if len(groups) < len(images):
-    print(f'{len(images) - len(groups)} images are copies of others. In several classes: '
-          f"{ambiguous}. In a part for evaluation too: {len(leaked)}, "
-          f"{'left out' if drops_copies else 'kept as they were published'}.")
+  for number, what in [
+      (len(images) - len(groups), 'copies of others'),
+      (ambiguous, 'in several classes'),
+      (len(leaked), 'also in a part for evaluation, and ' + (
+          'left out of training' if drops_copies else 'used for both, as they were published'))]:
+    if number:
+      print(f'Images that are {what}: {number}.')
   return parts
 
 
@@ -393,6 +398,7 @@ def main(arguments):
   if len(arguments) != 1 or not FLAGS.data_dir:
     raise UserError('Name what to convert, and with --data_dir where to: python cifar10_convert.py '
                     'my_pictures --data_dir=my_data')
+  warnings.simplefilter('ignore')  # What `pictures` does about them is not for several threads.
   print_table(*convert(arguments[0], FLAGS.data_dir, FLAGS.image_size, FLAGS.test_fraction,
                        FLAGS.validation_fraction, FLAGS.seed, FLAGS.labels))
 
