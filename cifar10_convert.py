@@ -29,7 +29,6 @@ from concurrent import futures
 import contextlib
 import hashlib
 import json
-import math
 import os
 import tarfile
 import warnings
@@ -201,10 +200,13 @@ def _scaled(square, width, side):
   planes = np.atleast_3d(square).transpose(2, 0, 1)
   if width == side:
     return planes
-  edges, pixels = np.linspace(0, width, side + 1)[:, np.newaxis], np.arange(math.ceil(width))
-  overlaps = np.minimum(edges[1:], pixels + 1) - np.maximum(edges[:-1], pixels)
-  weights = (np.maximum(overlaps, 0) * side / width).astype(np.float32)
-  return np.rint(weights @ planes.astype(np.float32) @ weights.T).astype(np.uint8)
+  edges = np.linspace(0, width, side + 1)
+  whole = np.minimum(edges.astype(int), planes.shape[1] - 1)  # Pixels to the left of each edge.
+  for _ in range(2):  # Along the rows; then these are the columns.
+    # Sums, not a product of matrices: in several threads at once BLAS is ten times slower.
+    sums = np.cumsum(planes, axis=2, dtype=np.float32) - planes
+    planes = np.diff(sums[..., whole] + (edges - whole) * planes[..., whole]).transpose(0, 2, 1)
+  return np.rint(planes * (side / width)**2).astype(np.uint8)
 
 
 def _npz(path, side):
