@@ -54,15 +54,17 @@ def predict(paths):
 
   with tf.Graph().as_default():
     contents = tf.placeholder(tf.string, [None], name='pictures')
-    images = pictures.decode(contents, data_set.side, data_set.channels)
-    crops = (cifar10_input.ten_crops if FLAGS.multiview else cifar10_input.central_crop)(images)
+    images = tf.identity(pictures.decode(contents, data_set.side, data_set.channels), name='images')
+    # As floats: TensorFlow Lite has no op that pads uint8, which is a part of cropping.
+    floats = tf.cast(images, tf.float32)
+    crops = (cifar10_input.ten_crops if FLAGS.multiview else cifar10_input.central_crop)(floats)
     runs.check_data(directory, run, data_set.seen_as(crops))
     probabilities = cifar10.probabilities(crops)
     with tf.Session(config=tf_setup.session_config()) as session, tf_setup.explained_errors(
         'run the same command again', 'close other programs that use it'):
       evaluation.restore(session, checkpoint)
       if FLAGS.export_dir:
-        _export(session, contents, probabilities, data_set.classes)
+        _export(session, contents, images, probabilities, data_set.classes)
       predictions = []
       for path in console.progress('Classifying', len(paths), 'pictures', iterable=paths):
         try:
@@ -84,20 +86,31 @@ def _check_export_dir():
                       '--export_dir.')
 
 
-def _export(session, contents, probabilities, classes):
-  """Writes the SavedModel: from encoded pictures to class names and their probabilities.
+def _export(session, contents, images, probabilities, classes):
+  """Writes the SavedModel, with two signatures: for encoded pictures, and for decoded images.
 
-  The directory appears when it is whole, or not at all.
+  The second has no strings, so that it converts for phones and browsers. The names of the classes
+  are therefore in assets/classes.txt too, a line each. The directory appears when it is whole, or
+  not at all.
   """
   names = tf.tile([list(classes)], [tf.shape(contents)[0], 1], name='classes')
+  signatures = {
+      'serving_default': tf.saved_model.predict_signature_def(
+          {'pictures': contents}, {'classes': names, 'probabilities': probabilities}),
+      'images': tf.saved_model.predict_signature_def(
+          {'images': images}, {'probabilities': probabilities})}
   export_dir = os.path.abspath(FLAGS.export_dir)
   parent = os.path.dirname(export_dir)
   with tf_setup.writing_to(FLAGS.export_dir, 'export_dir'):
     os.makedirs(parent, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix='unfinished-', dir=parent) as unfinished:
       model = os.path.join(unfinished, 'model')
-      tf.saved_model.simple_save(session, model, inputs={'pictures': contents},
-                                 outputs={'classes': names, 'probabilities': probabilities})
+      builder = tf.saved_model.Builder(model)
+      builder.add_meta_graph_and_variables(session, ['serve'], signatures, clear_devices=True)
+      builder.save()
+      os.mkdir(os.path.join(model, 'assets'))
+      with open(os.path.join(model, 'assets', 'classes.txt'), 'w', encoding='utf-8') as file:
+        file.writelines(f'{name}\n' for name in classes)
       files.publish(model, export_dir)
 
 
