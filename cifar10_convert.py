@@ -18,12 +18,6 @@ square of a picture, scaled by area averaging, as cifar10_predict.py scales. If 
 data set has one channel. Memory holds a few pictures at a time, but arrays as a whole.
 """
 
-import sys
-
-if __name__ == '__main__' and 'IPython' not in sys.modules:
-  # Nothing here needs TensorFlow, which `cifar10_support` imports: it takes seconds and 500 MB.
-  sys.modules.setdefault('tensorflow', None)
-
 import collections
 from concurrent import futures
 import contextlib
