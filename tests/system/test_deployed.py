@@ -1,9 +1,13 @@
 """The exported network, converted, in the runtimes of phones and browsers: docs/deploying.md."""
 
+import base64
 import importlib.util
+import json
 import os
+import re
 import shutil
 import subprocess
+import sys
 
 from absl.testing import flagsaver
 import numpy as np
@@ -35,6 +39,9 @@ def _has_tfjs():
 
 NEEDS_TFJS = pytest.mark.skipif(not _has_tfjs(), reason='TensorFlow.js, or its converter, is not '
                                 'installed: see docs/deploying.md.')
+# What docs/deploying.md calls the converted network.
+NAMES = {'TensorFlow Lite': 'cifar10.tflite', 'ONNX': 'cifar10.onnx',
+         'TensorFlow.js': 'cifar10_tfjs'}
 FORMS = [pytest.param('TensorFlow Lite', marks=_needs_package('ai_edge_litert')),
          pytest.param('ONNX', marks=[_needs_package('tf2onnx'), _needs_package('onnxruntime')]),
          pytest.param('TensorFlow.js', marks=NEEDS_TFJS)]
@@ -60,16 +67,57 @@ def exported(request, tmp_path_factory):
     return model, images, deployed.classify(paths, model)
 
 
+@pytest.fixture
+def page():
+  with open(os.path.join(ROOT, 'docs', 'deploying.md'), encoding='utf-8') as file:
+    return file.read()
+
+
+def _code(page, word):
+  """Returns the page's only block of Python in which a word occurs."""
+  [block] = [block for block in re.findall(r'```python\n(.*?)```', page, re.S) if word in block]
+  return block
+
+
 @pytest.mark.parametrize('form', FORMS)
-def test_converted_network_answers_as_the_script(form, exported, tmp_path):
+def test_converted_network_answers_as_the_script(form, exported, tmp_path, monkeypatch, page):
   model, images, expected = exported
   assert dataset.CLASSES[expected[7].argmax()] == 'cat' and np.ptp(expected, axis=0).max() > 0.5
-  converted = str(tmp_path / 'converted')
+  monkeypatch.chdir(tmp_path)
+  converted = NAMES[form]
+  assert deployed.CONVERTERS[form].format(model='models/cifar10/1', converted=converted) in page
   deployed.convert(form, model, converted)
   for few, answers in [(images, expected), (images[-1:], expected[-1:])]:
     found = deployed.RUNTIMES[form](converted, few)
     assert found.shape == answers.shape
     np.testing.assert_allclose(found, answers, rtol=0, atol=1e-5)
+  if form != 'TensorFlow.js':
+    names = {'images': images}
+    exec(_code(page, converted), names)
+    np.testing.assert_allclose(names['probabilities'], expected, rtol=0, atol=1e-5)
+
+
+def test_page_loads_the_exported_network(exported, tmp_path, page):
+  model, images, expected = exported
+  shutil.copytree(model, tmp_path / 'models' / 'cifar10' / '1')
+  np.save(tmp_path / 'images.npy', images)
+  code = '\n'.join(['import numpy as np', 'import tensorflow as tf',
+                    "images = np.load('images.npy')", _code(page, 'signatures'),
+                    "np.save('answer.npy', probabilities)"])
+  subprocess.run([sys.executable, '-c', code], check=True, cwd=tmp_path, capture_output=True)
+  np.testing.assert_allclose(np.load(tmp_path / 'answer.npy'), expected, rtol=0, atol=1e-5)
+
+
+def test_request_of_the_page(exported, tmp_path, page):
+  """As TensorFlow Serving reads it: the value of b64, decoded, is one of the strings."""
+  model, _, expected = exported
+  [command] = re.findall('^echo .*> request.json$', page, re.M)
+  command = command.replace('docs/images', os.path.join(ROOT, 'docs', 'images'))
+  subprocess.run(['bash', '-c', command], check=True, cwd=tmp_path)
+  request = json.loads((tmp_path / 'request.json').read_text())
+  contents = [base64.b64decode(instance['b64']) for instance in request['instances']]
+  found = deployed.run_saved_model(model, 'serving_default', contents)
+  np.testing.assert_allclose(found, expected[-1:], rtol=0, atol=1e-5)
 
 
 def test_pictures_of_other_sizes_and_kinds(tmp_path):
@@ -99,12 +147,3 @@ def test_benchmark_leaves_out_what_does_not_convert(small_data_dir, monkeypatch,
   assert len(differences) == 2 and max(differences) < 1e-5
   missing, failed, _ = err.splitlines()
   assert 'no-such-converter' in missing and 'no_such_module' in failed
-
-
-def test_page_has_the_commands():
-  with open(os.path.join(ROOT, 'docs', 'deploying.md'), encoding='utf-8') as page:
-    text = page.read()
-  for form, name in [('TensorFlow Lite', 'cifar10.tflite'), ('ONNX', 'cifar10.onnx'),
-                     ('TensorFlow.js', 'cifar10_tfjs')]:
-    command = deployed.CONVERTERS[form].format(model='models/cifar10/1', converted=name)
-    assert command in text
