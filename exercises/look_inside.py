@@ -78,7 +78,7 @@ def occlusion(session, crop):
   """Hides a part of a crop, everywhere in turn, and asks how probable each class is then.
 
   The patch is about a quarter of the crop wide. It is 0, which is the mean of a standardised image.
-  Source: Zeiler and Fergus, Visualizing and Understanding Convolutional Networks, 2014, section 4.2.
+  Source: Zeiler and Fergus, Visualizing and Understanding Convolutional Networks, 2014.
 
   Args:
     session: with the graph of `build`, and a checkpoint.
@@ -100,8 +100,8 @@ def occlusion(session, crop):
 def gradients(session, crop):
   """Computes the gradient of each class's logit with respect to each pixel of a crop.
 
-  Source: Simonyan et al., Deep Inside Convolutional Networks, 2014, section 3. Arguments are those
-  of `occlusion`.
+  Source: Simonyan et al., Deep Inside Convolutional Networks, 2014. Arguments are those of
+  `occlusion`.
 
   Returns:
     float32 of shape [10, 24, 24]: the largest magnitude among the colours of a pixel.
@@ -224,7 +224,8 @@ def _url(pixels, kind):
 
 
 def packed(values):
-  """Returns an array in 256 levels, the lowest of which stands for `low`, the highest for `high`."""
+  """Returns an array in 256 levels, of which the lowest stands for `low`, the highest for `high`.
+  """
   low, high = float(values.min()), float(values.max())
   levels = np.rint((values - low) * (255 / (high - low or 1))).astype(np.uint8)
   return {'shape': values.shape, 'low': low, 'high': high,
