@@ -51,19 +51,21 @@ SIMILAR = 8  # Test images.
 _LARGEST, _SMALL = 640, 128  # Pixels on a side of a picture on the page; below that it is a PNG.
 
 
-def build(data_set=None):
+def build(data_set=dataset.of_run(None, len(dataset.CLASSES))):
   """Adds the network, and names for what is fetched and fed here beside its layers.
 
   These are 'pictures:0', strings of shape [n] to feed, see `pictures.decode`; 'images:0', which is
   uint8 of shape [n, 32, 32, 3]; 'crops:0', see `cifar10_input.central_crop`; 'filters:0', those of
   conv1; and 'input_gradients:0', see `gradients`.
 
+  Args:
+    data_set: a `dataset.DataSet` that says what the images are like, by default CIFAR-10's.
+
   Returns:
-    Of the test images in a `dataset.DataSet` the crops and the labels, see
-    `cifar10.inputs`; None without a data set.
+    The crops.
   """
   contents = tf.placeholder(tf.string, [None], name='pictures')
-  images = tf.identity(pictures.decode(contents), name='images')
+  images = tf.identity(pictures.decode(contents, data_set.side, data_set.channels), name='images')
   crops = tf.identity(cifar10_input.central_crop(images), name='crops')
   cifar10.probabilities(crops)
   with tf.variable_scope('', reuse=True):
@@ -71,7 +73,7 @@ def build(data_set=None):
   logits = tf.get_default_graph().get_tensor_by_name('softmax_linear/softmax_linear:0')
   # Of a batch with a copy of one crop for each class, the trace has each logit once.
   tf.identity(tf.gradients(tf.linalg.trace(logits), crops)[0], name='input_gradients')
-  return data_set and cifar10.inputs('test', data_set, one_pass=True)
+  return crops
 
 
 def occlusion(session, crop):
@@ -115,7 +117,7 @@ def run_test_images(session, batches, number):
 
   Args:
     session: as for `occlusion`.
-    batches: what `build` returned.
+    batches: their crops and labels, see `cifar10.inputs`.
     number: of test images in the data set.
 
   Returns:
@@ -258,17 +260,15 @@ def look_inside(paths):
   checkpoint = runs.find_checkpoint(FLAGS.checkpoint_dir, 'checkpoint_dir')
   directory = os.path.dirname(checkpoint.path)
   run = runs.read(directory)
-  classes = run['classes'] if run else dataset.default_classes(cifar10.NUM_CLASSES)
-  data_set = None
-  if dataset.locate(FLAGS.data_dir):
-    data_set = dataset.find(FLAGS.data_dir, cifar10.NUM_CLASSES, ['test'])
-    runs.check_classes(directory, run, data_set.classes)
-  else:
-    print(f'There is no data set in {FLAGS.data_dir}: the page is without similar images.')
+  data_set = dataset.of_run(run, cifar10.NUM_CLASSES)
+  dataset.follow(data_set.constants, vars(cifar10), vars(cifar10_input))
+  test_images = _test_images()
 
   with tf.Graph().as_default(), tf_setup.explained_errors(
       'run the same command again', 'close other programs that use it'):
-    batches = build(data_set)
+    crops = build(data_set)
+    runs.check_data(directory, run, (test_images or data_set).seen_as(crops))
+    batches = test_images and cifar10.inputs('test', test_images, one_pass=True)
     with tf.Session(config=tf_setup.session_config()) as session:
       evaluation.restore(session, checkpoint)
       looked = []
@@ -277,16 +277,26 @@ def look_inside(paths):
           looked.append(look(session, path))
         except UserError as error:
           console.complain(error)
-      if data_set and looked:
-        local4, labels = run_test_images(session, batches, data_set.num_test)
+      if test_images and looked:
+        local4, labels = run_test_images(session, batches, test_images.num_test)
         for seen in looked:
-          seen['similar'], seen['itself'] = similar(seen, local4, labels, data_set)
+          seen['similar'], seen['itself'] = similar(seen, local4, labels, test_images)
       filters = session.run('filters:0')
-  side = cifar10.IMAGE_SIZE
-  return page(looked, classes=list(classes), filters=packed(filters),
+  side = cifar10_input.IMAGE_SIZE
+  return page(looked, classes=data_set.classes, filters=packed(filters),
               fields=receptive_fields(side), patch=side // 8 * 2 + 1,
-              testImages=data_set and data_set.num_test,
+              testImages=test_images and test_images.num_test,
               checkpoint=os.path.basename(checkpoint.path)), len(looked)
+
+
+def _test_images():
+  """Returns the `dataset.DataSet` in --data_dir; None if it has no images for testing."""
+  if dataset.locate(FLAGS.data_dir):
+    found = dataset.find(FLAGS.data_dir, cifar10.NUM_CLASSES, ['test'])
+    if found.num_test:
+      return found
+  print(f'There are no test images in {FLAGS.data_dir}: the page is without similar ones.')
+  return None
 
 
 def main(paths):
