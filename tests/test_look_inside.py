@@ -1,6 +1,7 @@
 import base64
 import io
 import json
+import os
 import re
 
 import numpy as np
@@ -11,6 +12,7 @@ import tensorflow.compat.v1 as tf
 import cifar10
 from cifar10_support import dataset
 from cifar10_support.console import UserError
+from conftest import ROOT
 from conftest import TRAINED
 import cifar10_train
 from exercises import look_inside
@@ -297,3 +299,14 @@ def test_page_follows_the_run_and_its_data_set(home):
     i = other['index']
     np.testing.assert_array_equal(_pixels(other['image']).ravel(), records[i, 1:])
     assert other['label'] == data['classes'][records[i, 0]]
+
+
+def test_page_in_the_documents_is_what_the_program_writes():
+  path = os.path.join(ROOT, 'docs', 'look_inside', 'cat.html')
+  with open(path, encoding='utf-8') as page, open(look_inside.TEMPLATE, encoding='utf-8') as text:
+    frame = re.sub('(?<=id="data">).*(?=</script>)', '{{data}}', page.read())
+    assert frame == text.read()
+  [cat] = _data(path)['pictures']
+  image = numpy_network.central_crop(_pixels(cat['picture'])[np.newaxis])
+  [probabilities] = numpy_network.probabilities(image, numpy_network.averages(TRAINED))
+  assert cat['probabilities'] == pytest.approx(probabilities, rel=1e-3, abs=1e-6)

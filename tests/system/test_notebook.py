@@ -112,7 +112,8 @@ def test_network_has_learned_and_two_ways_to_count_agree(executed):
 
 
 @pytest.mark.parametrize('code, number, columns, size', [
-    ('look_inside.MAPS', 24, 6, 96), ('start_queue_runners', 12, 6, 96), ('worst =', 12, 6, 96), ('conv1/filters', 8, 4, 144)])
+    ('look_inside.MAPS', 24, 6, 96), ('start_queue_runners', 12, 6, 96), ('worst =', 12, 6, 96),
+    ('conv1/filters', 8, 4, 144)])
 def test_images_are_displayed(executed, code, number, columns, size):
   [picture] = _pictures(_cell(executed, code))
   pixels = np.asarray(picture.convert('RGB'), float)
