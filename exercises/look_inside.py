@@ -166,12 +166,15 @@ def receptive_fields(side):
 def look(session, path):
   """Runs a picture through the network; returns a dictionary of what the page shows of it.
 
-  `session` is as for `occlusion`. A `UserError` if the picture cannot be read.
+  `session` is as for `occlusion`. A `UserError` if the picture cannot be read, or has no answer.
   """
   square = pictures.load(path)
   names = {'image': 'images:0', 'crop': 'crops:0', 'probabilities': 'probabilities:0',
            **MAPS, **UNITS}
   values = {key: value for key, [value] in session.run(names, {'pictures:0': [square]}).items()}
+  if not np.isfinite(values['probabilities']).all():
+    raise UserError(f'The network has no answer to {path}: its training has diverged. Name another '
+                    'one with --checkpoint_dir.')
   return {'name': os.path.basename(path), 'picture': _as_it_was(path, square), **values,
           'occlusion': occlusion(session, values['crop']),
           'gradient': gradients(session, values['crop'])}
@@ -192,10 +195,10 @@ def similar(seen, local4, labels, data_set):
   nearest = np.argsort(-similarities, kind='stable')[:SIMILAR + 1]
   images = data_set.read_images('test', nearest)
   is_itself = (images == seen['image']).all(axis=(1, 2, 3))
-  return [{'index': int(i), 'similarity': float(similarities[i]), 'image': _url(image, 'PNG'),
-           'label': data_set.classes[labels[i]]}
-          for i, image in zip(nearest[~is_itself], images[~is_itself])][:SIMILAR], next(
-              map(int, nearest[is_itself]), None)
+  others = [{'index': int(i), 'similarity': float(similarities[i]), 'image': _url(image, 'PNG'),
+             'label': data_set.classes[labels[i]]}
+            for i, image in zip(nearest[~is_itself], images[~is_itself])]
+  return others[:SIMILAR], next(map(int, nearest[is_itself]), None)
 
 
 def _as_it_was(path, square):

@@ -241,6 +241,12 @@ def test_no_picture_and_no_checkpoint_are_user_errors():
     look_inside.main(['0.png'])
 
 
+def test_network_that_has_diverged_is_a_user_error(session):
+  tf.trainable_variables()[-1].load(np.full(10, np.nan), session)
+  with pytest.raises(UserError, match='diverged'):
+    look_inside.look(session, '0.png')
+
+
 def test_page_of_a_large_photo_is_small_and_shows_it_whole_and_upright(home):
   noise = np.random.RandomState(0).randint(0, 256, [1600, 1200, 3]).astype(np.uint8)
   photo = Image.fromarray(noise)
