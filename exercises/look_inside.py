@@ -23,6 +23,7 @@ import tensorflow.compat.v1 as tf
 
 import cifar10
 import cifar10_input
+import cifar10_predict
 from cifar10_support import console
 from cifar10_support import dataset
 from cifar10_support import evaluation
@@ -54,9 +55,9 @@ _LARGEST, _SMALL = 640, 128  # Pixels on a side of a picture on the page; below 
 def build(data_set=dataset.of_run(None, len(dataset.CLASSES))):
   """Adds the network, and names for what is fetched and fed here beside its layers.
 
-  These are 'pictures:0', strings of shape [n] to feed, see `pictures.decode`; 'images:0', which is
-  uint8 of shape [n, 32, 32, 3]; 'crops:0', see `cifar10_input.central_crop`; 'filters:0', those of
-  conv1; and 'input_gradients:0', see `gradients`.
+  These are 'pictures:0', strings of shape [n] to feed, see `cifar10_predict.decode`; 'images:0',
+  which is uint8 of shape [n, 32, 32, 3]; 'crops:0', see `cifar10_input.central_crop`; 'filters:0',
+  those of conv1; and 'input_gradients:0', see `gradients`.
 
   Args:
     data_set: a `dataset.DataSet` that says what the images are like, by default CIFAR-10's.
@@ -65,7 +66,8 @@ def build(data_set=dataset.of_run(None, len(dataset.CLASSES))):
     The crops.
   """
   contents = tf.placeholder(tf.string, [None], name='pictures')
-  images = tf.identity(pictures.decode(contents, data_set.side, data_set.channels), name='images')
+  images = tf.identity(cifar10_predict.decode(contents, data_set.side, data_set.channels),
+                       name='images')
   crops = tf.identity(cifar10_input.central_crop(images), name='crops')
   cifar10.probabilities(crops)
   with tf.variable_scope('', reuse=True):
