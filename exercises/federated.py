@@ -53,7 +53,7 @@ console.adopt_flags(training, cifar10)
 CURVE = 'precision.csv'  # In --train_dir: rounds, images trained on, precision @ 1.
 
 Graph = collections.namedtuple(
-    'Graph', 'images labels share begin download step upload average loss hits')
+    'Graph', 'images labels share begin download step upload average loss crops hits')
 
 
 def build(global_step, images_per_round):
@@ -99,14 +99,15 @@ def build(global_step, images_per_round):
     average = [v.assign(s) for v, s in zip(variables, sums)] + [global_step.assign_add(1)]
 
   with tf.variable_scope(tf.get_variable_scope(), reuse=True), tf.name_scope('evaluation'):
-    logits = cifar10.inference(cifar10_input.central_crop(images))
+    crops = cifar10_input.central_crop(images)
+    logits = cifar10.inference(crops)
     is_hit = tf.equal(tf.argmax(logits, axis=1, output_type=tf.int32), labels)
     hits = tf.reduce_sum(tf.cast(is_hit, tf.int32))
   # The summaries of the layers need images, and what ends a round has none.
   tf.get_collection_ref(tf.GraphKeys.SUMMARIES).clear()
   tf.summary.scalar('loss', loss)
   return Graph(images, labels, share, tf.group(*begin), tf.group(*download), step,
-               tf.group(*upload), tf.group(*average), loss, hits)
+               tf.group(*upload), tf.group(*average), loss, crops, hits)
 
 
 def clients_of_round(number, num_images):
@@ -168,12 +169,16 @@ def precision(session, graph, images, labels):
   return hits / len(images)
 
 
-def read(files):
-  """Reads all images of some files: uint8 of shape [n, 32, 32, 3], and their labels, of [n]."""
-  size, depth = dataset.IMAGE_SIZE, dataset.IMAGE_DEPTH
-  records = np.concatenate([np.fromfile(path, np.uint8) for path in files])
-  records = records.reshape(-1, dataset.RECORD_BYTES)
-  planes = records[:, 1:].reshape(-1, depth, size, size)
+def read(data_set, part):
+  """Reads all images of a part, see `DataSet.files`.
+
+  Returns:
+    Images, uint8 of shape [n, 32, 32, 3], and labels, uint8 of shape [n].
+  """
+  records = np.concatenate([np.fromfile(path, np.uint8) for path in data_set.files(part)])
+  # Without those that are held out for validation, which are the last ones for training.
+  records = records.reshape(-1, data_set.record_bytes)[:data_set.num_examples(part)]
+  planes = records[:, 1:].reshape(-1, data_set.channels, data_set.side, data_set.side)
   return np.ascontiguousarray(planes.transpose(0, 2, 3, 1)), records[:, 0]
 
 
@@ -185,8 +190,9 @@ def train(data_set=None):
   """
   training.check_train_dir()  # Before a long download, and not after it.
   data_set = data_set or cifar10.maybe_download_and_extract()
-  images, labels = read(data_set.train_files)
-  test = read(data_set.test_files)
+  data_set.check_is_like_cifar10()
+  images, labels = read(data_set, 'train_eval')
+  test = read(data_set, 'test')
   if not FLAGS.clients_per_round <= FLAGS.clients <= len(images):
     raise UserError(f'{FLAGS.clients_per_round} of {FLAGS.clients} clients, with {len(images)} '
                     'images, make no round: change --clients_per_round or --clients.')
@@ -195,7 +201,7 @@ def train(data_set=None):
     tf.set_random_seed(training.graph_seed())
     graph = build(tf.train.get_or_create_global_step(), images_per_round)
     with training.training_session(graph.average, graph.loss, images_per_round,
-                                   data_set.classes) as session:
+                                   data_set.seen_as(graph.crops)) as session:
       while not session.should_stop():
         number = int(session.run(tf.train.get_global_step()))
         run_round(session, graph, clients_of_round(number, len(images)), images, labels)
