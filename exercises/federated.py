@@ -83,11 +83,10 @@ class Federation:
     optimizer = cifar10.gradient_descent(number, images_per_round)
     update = optimizer.minimize(loss)
     variables = tf.trainable_variables()
-    self.loss, *others = (_local_variable(shape) for shape in
-                          [[]] + 2 * [variable.shape for variable in variables])
-    sent, sums = others[:len(variables)], others[len(variables):]
-    self.step = tf.group(update, self.loss.assign(loss))
+    sent, sums = ([_local_variable(variable.shape) for variable in variables] for _ in range(2))
+    self.loss = _local_variable([])
 
+    self.step = tf.group(update, self.loss.assign(loss))
     self.begin = tf.group(*_assign(sent, variables), *(total.initializer for total in sums))
     # If there is momentum, each client starts without any.
     self.receive = tf.group(*_assign(variables, sent),
