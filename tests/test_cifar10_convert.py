@@ -192,6 +192,17 @@ def test_fewer_images_than_files_make_fewer_files():
   assert sorted(os.listdir(f'made/{BIN}')) == TRAIN[:3] + ['data_set.json']
 
 
+def test_scripts_find_what_is_made():
+  written = _save_classes('mine', {'Bär': 10, 'cat': 10, 'dog': 10}, size=20)
+  cifar10_convert.convert('mine', 'made', image_size=20, validation_fraction=0.1)
+  found = dataset.find('made', 10)
+  assert found.classes == ('Bär', 'cat', 'dog')
+  assert (found.num_train, found.num_validation, found.num_test) == (21, 3, 6)
+  assert (found.side, found.channels) == (20, 3)
+  images = {pixels.tobytes() for pixels in found.read_images('test', range(6))}
+  assert images < {pixels.tobytes() for some in written.values() for pixels in some}
+
+
 # Copies.
 
 
@@ -390,7 +401,8 @@ def test_image_is_what_prediction_sees(kind):
   _save('mine/colour/1.png', _noise(32, 32, 3))
   cifar10_convert.convert('mine', 'made')
   with tf.Session() as session:
-    seen = session.run(pictures.decode(tf.constant([pictures.load(path) for path in paths])))
+    contents = tf.constant([pictures.load(path) for path in paths])
+    seen = session.run(pictures.decode(contents, 32, 3))
   for path, image in zip(paths, seen):
     np.testing.assert_allclose(_value(path.split('/')[1]), image.astype(int), atol=2, err_msg=path)
 
