@@ -162,6 +162,10 @@ def test_split_is_stratified():
                                       validation_fraction=0.1)
   # 0.1 of 4 is nearer to none, and the only one is for training.
   assert counts == {'test': [10, 3, 1, 0], 'validation': [4, 1, 0, 0], 'train': [26, 6, 3, 1]}
+  # Whatever the fractions, one stays for training.
+  _, counts = cifar10_convert.convert('mine', 'other', 8, test_fraction=0.9,
+                                      validation_fraction=0.1)
+  assert counts == {'test': [36, 9, 3, 0], 'validation': [3, 0, 0, 0], 'train': [1, 1, 1, 1]}
 
 
 def test_split_and_order_are_those_of_the_seed_whatever_the_order_on_the_disk(monkeypatch):
@@ -174,8 +178,8 @@ def test_split_and_order_are_those_of_the_seed_whatever_the_order_on_the_disk(mo
   cifar10_convert.convert('mine', 'third', 8, seed=4)
   first, second, third = (contents(pathlib.Path(name)) for name in ('first', 'second', 'third'))
   assert first == second
-  test, train = f'{BIN}/test_batch.bin', f'{BIN}/data_batch_1.bin'
-  assert first[test] != third[test] and first[train] != third[train]
+  assert first[f'{BIN}/data_batch_1.bin'] != third[f'{BIN}/data_batch_1.bin']
+  assert _set(_read('first')[1]['test']) != _set(_read('third')[1]['test'])
 
 
 def test_training_images_are_shuffled_over_files_of_equal_length():
