@@ -1,8 +1,4 @@
-"""From a picture of any size to an image like those of the data set.
-
-The graph decodes and scales, see `decode`, so a SavedModel needs no Python. Where there is Python,
-`load` comes first: Pillow reads some forty formats and knows which way up a phone was held.
-"""
+"""Picture files, in some forty formats: Pillow reads them, and knows which way up a phone was."""
 
 import contextlib
 import io
@@ -61,47 +57,3 @@ def _in_8_bits(square):
   white = next((level for level in (1, 255) if square.mode == 'F' and values.max() <= level), 65535)
   values[values == square.info.get('transparency')] = white
   return Image.fromarray(np.rint(np.clip(values * (255 / white), 0, 255)).astype(np.uint8))
-
-
-def decode(contents, size, depth):
-  """Adds to the graph the decoding of pictures, for a SavedModel too.
-
-  By itself TensorFlow does less than `load`. It ignores EXIF orientation, reads BMP right only with
-  24 bits per pixel, and knows transparency only as an alpha channel or in the palette of a PNG;
-  that is laid on white.
-
-  Args:
-    contents: strings of shape [n], each the contents of a PNG, JPEG, GIF or BMP file.
-    size: pixels on a side of the images to return.
-    depth: number of their channels: 3, or 1 for grey.
-
-  Returns:
-    uint8 of shape [n, size, size, depth].
-  """
-  def decode_one(content):
-    picture = tf.cond(
-        tf.io.is_jpeg(content),
-        # As Pillow does: `decode_image` takes shortcuts that cost up to three grey levels.
-        lambda: tf.io.decode_jpeg(content, dct_method='INTEGER_ACCURATE'),
-        lambda: tf.io.decode_image(content, expand_animations=False))
-    picture.set_shape([None, None, None])
-    side = tf.minimum(tf.shape(picture)[0], tf.shape(picture)[1])
-    square = tf.image.resize_with_crop_or_pad(picture, side, side)
-
-    def scaled(pixels):
-      return tf.image.resize_area(pixels[tf.newaxis], [size, size])[0]
-
-    def scaled_on_white():
-      alpha = tf.cast(square[:, :, -1:], tf.float32) / 255
-      return scaled(tf.cast(square[:, :, :-1], tf.float32) * alpha + 255 * (1 - alpha))
-
-    # Grey with alpha has two channels, RGB with alpha four. A photo has no alpha and is scaled as
-    # uint8: a copy in floats would take four times its memory.
-    small = tf.cond(tf.equal(tf.shape(picture)[2] % 2, 0), scaled_on_white, lambda: scaled(square))
-    if depth == 1:
-      small = tf.image.rgb_to_grayscale(tf.broadcast_to(small, [size, size, 3]))
-    return tf.broadcast_to(tf.cast(tf.round(small), tf.uint8), [size, size, depth])
-
-  import tensorflow.compat.v1 as tf  # Here, because cifar10_convert.py does without it.
-  with tf.name_scope('decode'):
-    return tf.map_fn(decode_one, contents, fn_output_signature=tf.uint8)

@@ -13,6 +13,7 @@ import scipy.io
 import tensorflow.compat.v1 as tf
 
 import cifar10_convert
+import cifar10_predict
 from cifar10_support import dataset
 from cifar10_support import pictures
 from cifar10_support.console import UserError
@@ -405,8 +406,8 @@ def test_image_is_what_prediction_sees(kind):
   _save('mine/colour/1.png', _noise(32, 32, 3))
   cifar10_convert.convert('mine', 'made')
   with tf.Session() as session:
-    contents = tf.constant([pictures.load(path) for path in paths])
-    seen = session.run(pictures.decode(contents, 32, 3))
+    seen = session.run(cifar10_predict.decode(
+        tf.constant([pictures.load(path) for path in paths]), 32, 3))
   for path, image in zip(paths, seen):
     np.testing.assert_allclose(_value(path.split('/')[1]), image.astype(int), atol=2, err_msg=path)
 
