@@ -13,7 +13,6 @@ import functools
 import io
 import json
 import os
-import re
 import sys
 import tempfile
 import time
@@ -32,6 +31,7 @@ import cifar10_multi_gpu_train  # noqa: E402
 from cifar10_support import console  # noqa: E402
 from cifar10_support import dataset  # noqa: E402
 import cifar10_train  # noqa: E402, F401: its flags
+from migrating_page import IMAGES, KERNEL, LABELS, linear_graph, snippets  # noqa: E402
 import numpy_network  # noqa: E402
 
 from absl import flags  # noqa: E402
@@ -502,39 +502,8 @@ def ported_program(row):
   assert len(model.trainable_variables) == 2
 
 
-def snippets(title):
-  """Returns two functions that run a section's snippets in a dictionary of names: graph, Keras."""
-  with open(os.path.join(ROOT, 'docs', 'migrating.md'), encoding='utf-8') as page:
-    section = page.read().split(f'\n### {title}\n')[1].split('\n##')[0]
-  blocks = re.findall('^```python\n(.*?)^```', section, re.DOTALL | re.MULTILINE)
-  graph, ours = (functools.partial(exec, compile(block, title, 'exec')) for block in blocks)
-  return graph, ours
-
-
-IMAGES = np.random.RandomState(0).normal(size=[8, 4]).astype(np.float32)
-LABELS = np.arange(8) % 3
-KERNEL = np.random.RandomState(1).normal(size=[4, 3]).astype(np.float32)
-
-
-@contextlib.contextmanager
-def linear_graph(**more):
-  """A graph with logits, weight decay and a session: what a program has before the snippet."""
-  with tf.Graph().as_default(), tf1.Session() as session:
-    images, labels = tf.constant(IMAGES), tf.constant(LABELS)
-    weights = tf1.get_variable('weights', initializer=KERNEL)
-    biases = tf1.get_variable('biases', [3], initializer=tf1.zeros_initializer())
-    logits = tf.add(tf.matmul(images, weights), biases, name='logits')
-    cross_entropy = tf.reduce_mean(tf1.nn.sparse_softmax_cross_entropy_with_logits(
-        labels=labels, logits=logits))
-    loss = cross_entropy + 0.1 * tf.nn.l2_loss(weights)
-    optimizer = tf1.train.GradientDescentOptimizer(0.1)
-    session.run(tf1.global_variables_initializer())
-    yield dict(more, tf=tf1, np=np, session=session, images=images, labels=labels, weights=weights,
-               biases=biases, logits=logits, loss=loss, optimizer=optimizer)
-
-
 def linear_model(**more):
-  """The same in Keras."""
+  """What a Keras program has before the snippet: the same as `linear_graph`."""
   model = keras.Sequential([keras.Input([4]), keras.layers.Dense(
       3, name='logits', kernel_regularizer=keras.regularizers.L2(0.05))])
   model.layers[0].set_weights([KERNEL, np.zeros(3)])
@@ -556,7 +525,7 @@ def raises(kind, text=''):
 
 
 def own_loop(row):
-  graph, ours = snippets('A session.run loop of your own')
+  graph, ours, *_ = snippets('A session.run loop of your own')
   printed = {graph: [], ours: []}
   with linear_graph(print=lambda *values: printed[graph].append(values)) as names:
     names['train_op'] = names['optimizer'].minimize(names['loss'])
@@ -572,7 +541,7 @@ def own_loop(row):
 
 
 def summaries_by_hand(row):
-  graph, ours = snippets('Summaries written by hand')
+  graph, ours, *_ = snippets('Summaries written by hand')
   folders = [os.path.join(row.tmp, name) for name in ('graph', 'ours')]
   assert not tf.summary.scalar('loss', 1.0, step=3)  # The trap: nobody writes it.
   with linear_graph(logs=folders[0], step=3, precision=0.5) as names:
@@ -594,7 +563,7 @@ def summaries_by_hand(row):
 
 
 def placeholders(row):
-  graph, ours = snippets('Placeholders and feed_dict')
+  graph, ours, *_ = snippets('Placeholders and feed_dict')
   with linear_graph(batch=IMAGES) as names:
     graph(names)
     expected = names['result']
@@ -616,7 +585,7 @@ def placeholders(row):
 
 
 def checkpoint_state(row):
-  graph, ours = snippets('get_checkpoint_state')
+  graph, ours, *_ = snippets('get_checkpoint_state')
   train_dir, moved = os.path.join(row.tmp, 'run'), os.path.join(row.tmp, 'moved')
   os.mkdir(train_dir)
   with linear_graph(train_dir=train_dir) as names:
@@ -646,7 +615,7 @@ def checkpoint_state(row):
 
 
 def top_k(row):
-  graph, ours = snippets('in_top_k')
+  graph, ours, *_ = snippets('in_top_k')
   with linear_graph() as names:
     graph(names)
     expected = names['true_count']
@@ -661,7 +630,7 @@ def top_k(row):
 
 
 def partial_restore(row):
-  graph, ours = snippets('A Saver of some of the variables')
+  graph, ours, *_ = snippets('A Saver of some of the variables')
   path = tf.train.latest_checkpoint(TRAINED)
   before = tf.train.load_checkpoint(path)
   with tf.Graph().as_default(), tf1.Session() as session:
@@ -746,7 +715,7 @@ class _OldTensorFlow:
 
 
 def is_training(row):
-  graph, ours = snippets('is_training')
+  graph, ours, *_ = snippets('is_training')
   images = np.random.RandomState(0).normal(3, 2, size=[2, 4, 4, 3]).astype(np.float32)
   with tf.Graph().as_default(), tf1.Session() as session:
     tf1.set_random_seed(0)
@@ -781,7 +750,7 @@ def is_training(row):
 
 
 def contrib(row):
-  graph, ours = snippets('tf.contrib, slim and tf.layers')
+  graph, ours, *_ = snippets('tf.contrib, slim and tf.layers')
   try:
     import tf_slim as slim
   except ImportError:
@@ -807,7 +776,7 @@ def contrib(row):
 
 
 def resizing(row):
-  graph, ours = snippets('Resizing and decoding')
+  graph, ours, *_ = snippets('Resizing and decoding')
   noise = np.random.RandomState(0).randint(0, 256, [48, 48, 3]).astype(np.uint8)
   data = tf.io.encode_png(noise).numpy()
   with tf.Graph().as_default(), tf1.Session() as session:
@@ -827,7 +796,7 @@ def resizing(row):
 
 
 def own_schedule(row):
-  graph, ours = snippets('A schedule of your own')
+  graph, ours, *_ = snippets('A schedule of your own')
   with linear_graph() as names:
     names['global_step'] = tf1.train.get_or_create_global_step()
     names['session'].run(names['global_step'].initializer)
@@ -869,7 +838,7 @@ def momentum_and_adam(row):
       optimizer.apply([tf.constant(gradient)], [weight])
     return float(weight)
 
-  graph, ours = snippets('Momentum, Adam, RMSProp')
+  graph, ours, *_ = snippets('Momentum, Adam, RMSProp')
   rates, names = [0.1, 0.1, 0.1, 0.01], {'keras': keras}
   ours(names)
   sgd = functools.partial(keras.optimizers.SGD, 0.1, momentum=0.9)
@@ -890,7 +859,7 @@ def momentum_and_adam(row):
 
 
 def assign(row):
-  graph, ours = snippets('tf.assign to weights')
+  graph, ours, *_ = snippets('tf.assign to weights')
   new = np.ones([4, 3], np.float32)
   with linear_graph(new=new) as names:
     graph(names)
@@ -906,7 +875,7 @@ def assign(row):
 
 
 def several_optimizers(row):
-  graph, ours = snippets('Several optimizers')
+  graph, ours, *_ = snippets('Several optimizers')
   with linear_graph() as names:
     step = tf1.train.get_or_create_global_step()
     names.update(body=[names['weights']], head=[names['biases']], global_step=step,
@@ -928,7 +897,7 @@ def several_optimizers(row):
 
 
 def gradient_by_the_input(row):
-  graph, ours = snippets('Gradients by the input')
+  graph, ours, *_ = snippets('Gradients by the input')
   with linear_graph() as names:
     graph(names)
     expected = names['session'].run(names['gradient'])
@@ -943,7 +912,7 @@ def gradient_by_the_input(row):
 
 
 def clipping(row):
-  graph, ours = snippets('Clipped gradients')
+  graph, ours, *_ = snippets('Clipped gradients')
   with linear_graph() as names:
     plain = names['session'].run(tf1.gradients(names['loss'], [names['weights'], names['biases']]))
     graph(names)
@@ -962,7 +931,7 @@ def clipping(row):
 
 
 def records(row):
-  graph, ours = snippets('TFRecord files')
+  graph, ours, *_ = snippets('TFRecord files')
   path, compressed = os.path.join(row.tmp, 'a.tfrecord'), os.path.join(row.tmp, 'b.tfrecord')
   examples = [tf.train.Example(features=tf.train.Features(feature={
       'image': tf.train.Feature(bytes_list=tf.train.BytesList(value=[bytes([i, i + 1])])),
@@ -990,7 +959,7 @@ def records(row):
 
 
 def frozen_graph(row):
-  graph, ours = snippets('A frozen graph')
+  graph, ours, *_ = snippets('A frozen graph')
   with linear_graph() as names:
     graph(names)
     graph_def = names['graph_def']
@@ -1019,7 +988,7 @@ def stderr_of_the_process():
 
 
 def printing(row):
-  graph, ours = snippets('tf.Print')
+  graph, ours, *_ = snippets('tf.Print')
   with linear_graph() as names:
     unused, loss = names['loss'], names['session'].run(names['loss'])
     graph(names)
