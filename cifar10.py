@@ -72,12 +72,12 @@ def maybe_download_and_extract(hold_out=False):
 def distorted_inputs(data_set=None):
   """Adds the input pipeline for training, see `cifar10_input.training_batches`.
 
-  `data_set` is by default the one in --data_dir; a `ValueError` if that is damaged.
+  `data_set` is by default the one in --data_dir; a `ValueError` if that is damaged. NUM_CLASSES and
+  the other constants above take its values, unless you have changed them.
   """
-  data_set = data_set or dataset.find(FLAGS.data_dir, NUM_CLASSES, ['train_eval'], VALIDATION)
-  return cifar10_input.training_batches(data_set.train_files, FLAGS.batch_size,
-                                        MIN_QUEUE_EXAMPLES, DISTORTION_STRENGTH,
-                                        data_set.left_out.get('train_eval'))
+  data_set = _followed(data_set, 'train_eval')
+  return cifar10_input.training_batches(data_set, FLAGS.batch_size, MIN_QUEUE_EXAMPLES,
+                                        DISTORTION_STRENGTH)
 
 
 def inputs(eval_data, data_set=None, one_pass=False, crop=cifar10_input.central_crop):
@@ -87,9 +87,14 @@ def inputs(eval_data, data_set=None, one_pass=False, crop=cifar10_input.central_
   training, 'validation' for those held out; `data_set` is as above.
   """
   part = cifar10_input.part_of(eval_data)
+  return cifar10_input.evaluation_batches(_followed(data_set, part), part, FLAGS.batch_size,
+                                          one_pass, crop)
+
+
+def _followed(data_set, part):
   data_set = data_set or dataset.find(FLAGS.data_dir, NUM_CLASSES, [part], VALIDATION)
-  return cifar10_input.evaluation_batches(data_set.files(part), FLAGS.batch_size, one_pass, crop,
-                                          data_set.left_out.get(part))
+  dataset.follow(data_set.constants, vars(cifar10_input), globals())
+  return data_set
 
 
 def inference(images, training=False):

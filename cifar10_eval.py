@@ -33,6 +33,8 @@ tf.app.flags.DEFINE_integer('eval_interval_secs', 300, 'Minimum seconds between 
 tf.app.flags.DEFINE_integer('num_examples', None, 'Maximum number of images to evaluate (default: '
                             'the size of the test set, 10000 for CIFAR-10).', lower_bound=1)
 tf.app.flags.DEFINE_boolean('run_once', False, 'Evaluate the latest checkpoint and exit.')
+tf.app.flags.DEFINE_boolean('confusion', False, 'Print what was taken for what, with recall and '
+                            'precision of each class.')
 console.adopt_flags(evaluation, best, settings, cifar10)
 
 _POLL_SECS = 1  # Between two looks for a new checkpoint.
@@ -60,13 +62,13 @@ def evaluate(data_set=None, patience_secs=None):
   with tf.Graph().as_default():
     crop = cifar10_input.ten_crops if FLAGS.multiview else cifar10_input.central_crop
     images, labels = cifar10.inputs(FLAGS.eval_data, data_set, one_pass=True, crop=crop)
-    fetches = [cifar10.probabilities(images), labels]
+    data, fetches = data_set.seen_as(images), [cifar10.probabilities(images), labels]
     summary_op = tf.summary.merge_all()
 
     for checkpoint in found:
-      runs.check_classes(directory, runs.read(directory), data_set.classes)
+      runs.check_data(directory, runs.read(directory), data)
       if FLAGS.eval_data == 'validation' and data_set.left_out:
-        runs.check_held_out(directory, data_set.classes)
+        runs.check_held_out(directory, data)
       try:
         probabilities, truth, summary = _evaluate_once(checkpoint, fetches, summary_op, data_set)
       except checkpoints.Damaged as error:  # Training has just deleted it.
@@ -80,6 +82,12 @@ def evaluate(data_set=None, patience_secs=None):
       console.log(f'precision @ 1 = {precision:.3f}')
       # Before another line: whoever reads them may be gone by then (`| head -1`).
       _write_events(checkpoint, data_set, precision, probabilities, truth, summary)
+      matrix = report.confusion_matrix(truth, probabilities.argmax(axis=1), len(data_set.classes))
+      balanced = report.balanced_accuracy(matrix)
+      if f'{balanced:.3f}' != f'{precision:.3f}':  # Some classes have more images than others.
+        console.log(f'balanced accuracy = {balanced:.3f}')
+      if FLAGS.confusion:
+        print(report.confusion_table(matrix, data_set.classes))
       run = runs.read(directory)  # Again: it may have been resumed in the meantime.
       verdict, is_over = best_so_far.consider(checkpoint, precision,
                                               f'precision @ 1{_kind()}, {len(truth)} images')

@@ -21,8 +21,8 @@ from cifar10_support.console import UserError
 # Pixels on a side of what the network sees: a crop of the 32x32 in the files.
 IMAGE_SIZE = 24
 
-# To train on other images in this format, change these. (Evaluation takes all images for testing,
-# however many there are.)
+# A data set that says what it is sets these and IMAGE_SIZE, see `dataset.follow`; but not one that
+# you have changed yourself.
 NUM_CLASSES = 10
 NUM_EXAMPLES_PER_EPOCH_FOR_TRAIN = 50000
 NUM_EXAMPLES_PER_EPOCH_FOR_EVAL = 10000
@@ -43,19 +43,17 @@ _MIN_CONTRAST, _MAX_CONTRAST = 0.2, 1.8
 # From files to batches.
 
 
-def training_batches(files, batch_size, min_queue_examples=None, distortion_strength=1.0,
-                     left_out=None):
+def training_batches(data_set, batch_size, min_queue_examples=None, distortion_strength=1.0):
   """Adds the pipeline for training: shuffled, distorted, endless.
 
   In a graph with a seed, see `tf.set_random_seed`, the batches are the same each time.
 
   Args:
-    files: paths of the files, a list.
+    data_set: a `dataset.DataSet`.
     batch_size: number of images in a batch.
     min_queue_examples: number of images in the shuffle queue before the first batch, and the least
       ever after. By default MIN_FRACTION_OF_EXAMPLES_IN_QUEUE of an epoch.
     distortion_strength: see `distort`.
-    left_out: a regular expression; records whose key, 'path:number', matches are skipped.
 
   Returns:
     images: float32 of shape [batch_size, 24, 24, 3], see `distort`.
@@ -64,8 +62,8 @@ def training_batches(files, batch_size, min_queue_examples=None, distortion_stre
   min_queue_examples = min_queue_examples or int(
       NUM_EXAMPLES_PER_EPOCH_FOR_TRAIN * MIN_FRACTION_OF_EXAMPLES_IN_QUEUE)
   with tf.device('/cpu:0'), tf.name_scope('input'):
-    filename_queue = tf.train.string_input_producer(files)
-    images, labels = _read_many(filename_queue, left_out)
+    filename_queue = tf.train.string_input_producer(data_set.files('train_eval'))
+    images, labels = _read_many(filename_queue, data_set, 'train_eval')
 
     print(f'Filling queue with {min_queue_examples} CIFAR images before starting to train. '
           'This will take about a second.')
@@ -83,25 +81,25 @@ def training_batches(files, batch_size, min_queue_examples=None, distortion_stre
     return images, labels
 
 
-def _read_many(filename_queue, left_out):
+def _read_many(filename_queue, data_set, part):
   """Adds a reader of up to `_RECORDS_PER_READ` records a run, in the order of the files."""
   with tf.name_scope('read'):
-    reader = tf.FixedLengthRecordReader(dataset.RECORD_BYTES)
+    reader = tf.FixedLengthRecordReader(data_set.record_bytes)
     keys, values = reader.read_up_to(filename_queue, _RECORDS_PER_READ)
-    if left_out:
-      values = tf.boolean_mask(values, ~tf.strings.regex_full_match(keys, left_out))
-    return _decode(values)
+    if part in data_set.left_out:
+      values = tf.boolean_mask(
+          values, ~tf.strings.regex_full_match(keys, data_set.left_out[part]))
+    return _decode(values, data_set.side, data_set.channels)
 
 
-def _decode(values):
+def _decode(values, size, depth):
   """Decodes records, strings of shape [n].
 
   Returns:
-    images: uint8 of shape [n, 32, 32, 3].
+    images: uint8 of shape [n, size, size, depth].
     labels: int32 of shape [n].
   """
-  size, depth = dataset.IMAGE_SIZE, dataset.IMAGE_DEPTH
-  records = tf.reshape(tf.decode_raw(values, tf.uint8), [-1, dataset.RECORD_BYTES])
+  records = tf.reshape(tf.decode_raw(values, tf.uint8), [-1, 1 + depth * size * size])
   labels = tf.cast(records[:, 0], tf.int32)
   # The files have one colour plane after the other; convolutions want a pixel's colours together.
   planes = tf.reshape(records[:, 1:], [-1, depth, size, size])
@@ -232,29 +230,30 @@ def ten_crops(images):
     return tf.image.per_image_standardization(tf.cast(tf.stack(crops + flipped, 1), tf.float32))
 
 
-def evaluation_batches(files, batch_size, one_pass=False, crop=central_crop, left_out=None):
+def evaluation_batches(data_set, part, batch_size, one_pass=False, crop=central_crop):
   """Adds the pipeline for evaluation: no distortions, in the order of the files.
 
   Args:
-    files: paths of the files, a list.
+    data_set: a `dataset.DataSet`.
+    part: 'test', 'train_eval' or 'validation'.
     batch_size: number of images in a batch.
     one_pass: false for full batches that go through the files again and again. True for every image
       exactly once: the last batch has what is left, and after it comes a
       `tf.errors.OutOfRangeError`.
     crop: `central_crop` or `ten_crops`.
-    left_out: see `training_batches`.
 
   Returns:
     images: float32 of shape [batch_size, 24, 24, 3], or [batch_size, 10, 24, 24, 3].
     labels: int32 of shape [batch_size], 0..9.
     With `one_pass` the first dimension is unknown.
   """
+  files = data_set.files(part)
   with tf.device('/cpu:0'), tf.name_scope('input'):
     if one_pass:
       filename_queue = _one_pass_queue(files)
     else:
       filename_queue = tf.train.string_input_producer(files, shuffle=False)
-    images, labels = _read_many(filename_queue, left_out)
+    images, labels = _read_many(filename_queue, data_set, part)
     images = crop(images)
     # A single thread, which keeps the order.
     images, labels = tf.train.batch([images, labels], batch_size, enqueue_many=True,
@@ -299,17 +298,16 @@ def read_cifar10(filename_queue):
   """
   reader = tf.FixedLengthRecordReader(dataset.RECORD_BYTES)
   key, value = reader.read(filename_queue)
-  images, label = _decode(tf.expand_dims(value, 0))
+  size, depth = dataset.IMAGE_SIZE, dataset.IMAGE_DEPTH
+  images, label = _decode(tf.expand_dims(value, 0), size, depth)
   label.set_shape([1])
-  return types.SimpleNamespace(height=dataset.IMAGE_SIZE, width=dataset.IMAGE_SIZE,
-                               depth=dataset.IMAGE_DEPTH, key=key, label=label,
+  return types.SimpleNamespace(height=size, width=size, depth=depth, key=key, label=label,
                                uint8image=images[0])
 
 
 def distorted_inputs(data_dir, batch_size):
   """Adds `training_batches` of the `.bin` files in a folder; a `ValueError` if one is damaged."""
-  data_set = dataset.find(data_dir, NUM_CLASSES, ['train_eval'])
-  return training_batches(data_set.train_files, batch_size)
+  return training_batches(_followed(data_dir, 'train_eval'), batch_size)
 
 
 def inputs(eval_data, data_dir, batch_size):
@@ -318,8 +316,13 @@ def inputs(eval_data, data_dir, batch_size):
   A `ValueError` if a file is missing or damaged. `eval_data` says of which part, see `part_of`.
   """
   part = part_of(eval_data)
+  return evaluation_batches(_followed(data_dir, part), part, batch_size)
+
+
+def _followed(data_dir, part):
   data_set = dataset.find(data_dir, NUM_CLASSES, [part])
-  return evaluation_batches(data_set.files(part), batch_size, left_out=data_set.left_out.get(part))
+  dataset.follow(data_set.constants, globals())
+  return data_set
 
 
 def part_of(eval_data):

@@ -46,7 +46,7 @@ def train(data_set=None):
     loss, train_op = train_towers(batches, global_step)
 
     with training.training_session(train_op, loss, FLAGS.num_gpus * FLAGS.batch_size,
-                                   data_set.classes, num_cpus=FLAGS.num_gpus) as session:
+                                   data_set.seen_as(images), num_cpus=FLAGS.num_gpus) as session:
       while not session.should_stop():
         session.run(train_op)
 

@@ -47,19 +47,22 @@ def predict(paths):
   """
   _check_export_dir()
   checkpoint = runs.find_checkpoint(FLAGS.checkpoint_dir, 'checkpoint_dir')
-  run = runs.read(os.path.dirname(checkpoint.path))
-  classes = run['classes'] if run else dataset.default_classes(cifar10.NUM_CLASSES)
+  directory = os.path.dirname(checkpoint.path)
+  run = runs.read(directory)
+  data_set = dataset.of_run(run, cifar10.NUM_CLASSES)
+  dataset.follow(data_set.constants, vars(cifar10), vars(cifar10_input))
 
   with tf.Graph().as_default():
     contents = tf.placeholder(tf.string, [None], name='pictures')
-    images = pictures.decode(contents)
+    images = pictures.decode(contents, data_set.side, data_set.channels)
     crops = (cifar10_input.ten_crops if FLAGS.multiview else cifar10_input.central_crop)(images)
+    runs.check_data(directory, run, data_set.seen_as(crops))
     probabilities = cifar10.probabilities(crops)
     with tf.Session(config=tf_setup.session_config()) as session, tf_setup.explained_errors(
         'run the same command again', 'close other programs that use it'):
       evaluation.restore(session, checkpoint)
       if FLAGS.export_dir:
-        _export(session, contents, probabilities, classes)
+        _export(session, contents, probabilities, data_set.classes)
       predictions = []
       for path in console.progress('Classifying', len(paths), 'pictures', iterable=paths):
         try:
@@ -67,7 +70,8 @@ def predict(paths):
         except UserError as error:
           console.complain(error)
         else:
-          predictions.append((path, sorted(zip(values.tolist(), classes), reverse=True)))
+          predictions.append((path, sorted(zip(values.tolist(), data_set.classes),
+                                           reverse=True)))
   return predictions
 
 

@@ -41,7 +41,7 @@ def train(data_set=None):
 
     # Which resumes or initialises, starts the queues, logs, saves, and ends after --max_steps.
     with training.training_session(train_op, loss, FLAGS.batch_size,
-                                   data_set.classes) as session:
+                                   data_set.seen_as(images)) as session:
       while not session.should_stop():
         session.run(train_op)
 

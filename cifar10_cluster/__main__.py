@@ -48,7 +48,7 @@ def train(replica, data_set):
     loss = cifar10.loss(logits, labels)
     train_op = replica.train(loss, global_step)
 
-    with replica.session(train_op, loss, data_set.classes) as session:
+    with replica.session(train_op, loss, data_set.seen_as(images)) as session:
       while not session.should_stop():
         session.run(train_op)
 

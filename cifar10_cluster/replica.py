@@ -119,7 +119,7 @@ class Replica:
       return cifar10.whole_step(self.round.arrive, tf.get_collection('losses') + [total_loss])
 
   @contextlib.contextmanager
-  def session(self, train_op, loss, classes):
+  def session(self, train_op, loss, data):
     """Opens the session for training on the graph built so far.
 
     On the chief it is a `training_session`. Workers leave to the chief the run's directory, the log
@@ -128,7 +128,7 @@ class Replica:
     Args:
       train_op: what `train` returned.
       loss: a float32 scalar, to log and to watch.
-      classes: the names of the data set's classes.
+      data: what to record of the data, see `dataset.DataSet.seen_as`.
 
     Yields:
       On the chief a `TrainingSession`, else a `tf.train.MonitoredSession`.
@@ -138,7 +138,7 @@ class Replica:
     """
     if self.is_chief:
       with training.training_session(
-          train_op, loss, self.count * FLAGS.batch_size, classes, hooks=[self.hook()],
+          train_op, loss, self.count * FLAGS.batch_size, data, hooks=[self.hook()],
           session_creator=lambda scaffold, config: _SessionCreator(self, config, scaffold),
           signals=self.signals) as session:
         yield session

@@ -1,12 +1,17 @@
-"""The data set on disk: where it is, whether it is whole, and how to get it.
+"""The data set on disk: what it has, where it is, whether it is whole, and how to get it.
 
 CIFAR-10 has 60,000 colour images of 32x32 pixels in ten classes. Its binary version is six files
 of 10,000 records. A record is 3,073 bytes: the label (0 to 9), then the red, the green and the blue
 plane, each row by row (https://www.cs.toronto.edu/~kriz/cifar.html).
+
+Another data set in that format, see cifar10_convert.py, has `data_set.json` beside its files, with
+its `side`, `channels`, `classes` and the number of `images` in each part. The constants of the
+tutorial then take its values, see `follow`.
 """
 
 import collections
 import hashlib
+import json
 import os
 import shutil
 import tarfile
@@ -20,9 +25,14 @@ from cifar10_support import files
 from cifar10_support import synthetic
 from cifar10_support.console import UserError
 
-IMAGE_SIZE = 32  # Pixels on a side, in the files.
+IMAGE_SIZE = 32  # Pixels on a side, in CIFAR-10's files.
 IMAGE_DEPTH = 3
 RECORD_BYTES = 1 + IMAGE_DEPTH * IMAGE_SIZE * IMAGE_SIZE
+
+# The tutorial's constants as they are for CIFAR-10, and as `follow` has set them last.
+CONSTANTS = {'IMAGE_SIZE': 24, 'NUM_CLASSES': 10, 'NUM_EXAMPLES_PER_EPOCH_FOR_TRAIN': 50000,
+             'NUM_EXAMPLES_PER_EPOCH_FOR_EVAL': 10000}
+_followed = dict(CONSTANTS)
 
 FOLDER = 'cifar-10-batches-bin'
 TRAIN_FILES = [f'data_batch_{i}.bin' for i in range(1, 6)]
@@ -31,6 +41,7 @@ VALIDATION_FILE = 'validation_batch.bin'  # CIFAR-10 has none.
 # Its last 5,000 training images can stand in: they and the others in that file, by their keys.
 _HELD_OUT, _NOT_HELD_OUT = r'\C*data_batch_5\.bin:[5-9]\d{3}', r'\C*:(\d{1,3}|[1-4]\d{3})'
 
+DESCRIPTION = 'data_set.json'
 CLASSES_FILE = 'batches.meta.txt'
 CLASSES = ('airplane', 'automobile', 'bird', 'cat', 'deer', 'dog', 'frog', 'horse', 'ship', 'truck')
 
@@ -49,18 +60,28 @@ class DataError(UserError, ValueError):
   """
 
 
-class DataSet(collections.namedtuple(
-    'DataSet', ['train_files', 'test_files', 'num_train', 'num_test', 'classes',
-                'validation_files', 'num_validation', 'left_out'], defaults=[[], 0, {}])):
+class DataSet(collections.namedtuple('DataSet', [
+    'train_files', 'test_files', 'num_train', 'num_test', 'classes', 'validation_files',
+    'num_validation', 'left_out', 'side', 'channels', 'constants'],
+    defaults=[[], 0, {}, IMAGE_SIZE, IMAGE_DEPTH, CONSTANTS])):
   """A verified data set: lists of paths, the numbers of images in them, the classes' names.
 
   `left_out` has, for parts that are not all of their files, a regular expression for the keys of
-  the records to skip, see `cifar10_input.training_batches`.
+  the records to skip. `side` (in pixels) and `channels` are those of an image in the files, and
+  `constants` what the tutorial's constants are for this data set, see `follow`.
   """
+
+  @property
+  def record_bytes(self):
+    """Returns the size of a record: the label and the pixels."""
+    return 1 + self.channels * self.side * self.side
 
   def files(self, eval_data):
     """Returns the paths of one part: 'test', 'train_eval' (the training images), 'validation'."""
-    return getattr(self, f"{eval_data.removesuffix('_eval')}_files")
+    paths = getattr(self, f"{eval_data.removesuffix('_eval')}_files")
+    if not paths:
+      raise DataError(f'The data set has no images for {eval_data}.')
+    return paths
 
   def num_examples(self, eval_data):
     """Returns the number of images in one part, see `files`."""
@@ -70,19 +91,46 @@ class DataSet(collections.namedtuple(
     """Reads single images of a part, counted from 0 through its files, without a graph.
 
     Returns:
-      uint8 of shape [len(indices), 32, 32, 3].
+      uint8 of shape [len(indices), side, side, channels].
     """
-    paths = self.files(eval_data)
+    paths, size = self.files(eval_data), self.record_bytes
     if eval_data == 'validation' and self.left_out:
       indices = np.add(indices, 5000)
     # The index of each file's first image, and the number of all.
-    firsts = np.cumsum([0] + [os.path.getsize(path) // RECORD_BYTES for path in paths])
+    firsts = np.cumsum([0] + [os.path.getsize(path) // size for path in paths])
     planes = []
     for index in indices:
       i = np.searchsorted(firsts, index, side='right') - 1
-      planes.append(np.fromfile(paths[i], np.uint8, RECORD_BYTES - 1,
-                                offset=(index - firsts[i]) * RECORD_BYTES + 1))
-    return np.reshape(planes, [-1, IMAGE_DEPTH, IMAGE_SIZE, IMAGE_SIZE]).transpose(0, 2, 3, 1)
+      planes.append(np.fromfile(paths[i], np.uint8, size - 1,
+                                offset=(index - firsts[i]) * size + 1))
+    return np.reshape(planes, [-1, self.channels, self.side, self.side]).transpose(0, 2, 3, 1)
+
+  def check_is_like_cifar10(self):
+    """Raises a `DataError` unless it has colour images of 32x32 pixels in ten classes."""
+    if (self.side, self.channels, len(self.classes)) != (IMAGE_SIZE, IMAGE_DEPTH, len(CLASSES)):
+      raise DataError(f'This program takes colour images of 32x32 pixels in ten classes, not '
+                      f'{self.side}x{self.side}x{self.channels} in {len(self.classes)}.')
+
+  def seen_as(self, images):
+    """Returns what a run records of its data; `images`, a tensor, is what the network sees."""
+    return {'classes': list(self.classes), 'side': self.side,
+            'image_shape': images.shape.as_list()[-3:]}
+
+
+def follow(constants, *namespaces):
+  """Sets constants in modules, given by their `vars`, except for those that somebody has changed.
+
+  `constants` are those of a `DataSet`.
+  """
+  for namespace in namespaces:
+    for name, value in constants.items():
+      if _is_unchanged(name, namespace[name]):
+        namespace[name] = value
+  _followed.update(constants)
+
+
+def _is_unchanged(name, value):
+  return value in (CONSTANTS[name], _followed[name])
 
 
 def prepare(data_dir, url, num_classes, hold_out=False):
@@ -120,40 +168,111 @@ def prepare(data_dir, url, num_classes, hold_out=False):
       tar.extractall(folder)
 
   if not locate(data_dir):
+    _check_is_free(data_dir)
     make(data_dir, fill)
-  return find(data_dir, num_classes, hold_out=hold_out)
+  found = find(data_dir, num_classes, hold_out=hold_out)
+  train, test = found.num_train + bool(found.left_out) * found.num_validation, found.num_test
+  if found.constants == CONSTANTS and (train, test) != (50000, 10000):
+    print(f'{locate(data_dir)} has {train} images for training and {test} for testing; CIFAR-10 '
+          'has 50000 and 10000.')
+  return found
+
+
+def _check_is_free(data_dir):
+  """Raises a `DataError` if a directory holds something else, such as pictures, and no archive."""
+  names = sorted(os.listdir(data_dir)) if os.path.isdir(data_dir) else []
+  found = [name for name in names if name[0] != '.' and name != FOLDER]
+  if found and ARCHIVE not in found:
+    more = f' and {len(found) - 3} more' if len(found) > 3 else ''
+    raise DataError(
+        f"{data_dir} holds no data set, but {', '.join(found[:3])}{more}: name an empty directory "
+        f'with --data_dir. If these are pictures, python cifar10_convert.py {data_dir} '
+        '--data_dir=NEW makes a data set of them.')
 
 
 def find(data_dir, num_classes, parts=('train_eval', 'test'), hold_out=False):
   """Verifies parts of the data set in a directory; a `DataError` if a file is missing or damaged.
 
-  `VALIDATION_FILE`, if there is one, is always among them. If there is none, and `hold_out` or
-  `parts` ask for images for validation, these are CIFAR-10's last 5,000 for training, which then
-  lacks them. In the `DataSet` that it returns, any other part is empty.
+  The part for validation, if there is one, is always verified. If CIFAR-10 has none, and `hold_out`
+  or `parts` ask for it, it is the last 5,000 images for training, which then lacks them. In the
+  `DataSet` that it returns, any other part is empty. `num_classes` is the constant NUM_CLASSES.
   """
   folder = locate(data_dir) or os.path.join(data_dir, FOLDER)
-  has_file = os.path.exists(os.path.join(folder, VALIDATION_FILE))
-  if has_file or hold_out:
-    parts = [*parts, 'validation']
-  splits = 'validation' in parts and not has_file
-  names = {'train_eval': TRAIN_FILES, 'test': [TEST_FILE],
-           'validation': TRAIN_FILES[-1:] if splits else [VALIDATION_FILE]}
-  paths = {part: [os.path.join(folder, name) for name in names[part]] if part in parts else []
-           for part in names}
-  counts = {part: sum(_verify(path, num_classes) for path in paths[part]) for part in names}
-  if splits:
+  asks_for_validation = hold_out or 'validation' in parts
+  described = _described(folder, num_classes)
+  expected = described or _cifar_10(folder, num_classes, asks_for_validation)
+  if asks_for_validation and not expected.validation_files:
+    raise DataError(f'{folder} has no images for validation: cifar10_convert.py sets some aside '
+                    'with --validation_fraction.')
+  paths = {'train_eval': expected.train_files if 'train_eval' in parts else [],
+           'test': expected.test_files if 'test' in parts else [],
+           'validation': expected.validation_files}
+  counts = {part: sum(_verify(path, expected) for path in paths[part]) for part in paths}
+  for part in paths:
+    if described and paths[part] and counts[part] != described.num_examples(part):
+      raise _damaged(folder, f'has {counts[part]} images for {part}, but {DESCRIPTION} there says '
+                             f'{described.num_examples(part)}')
+  if expected.left_out:
     if counts['validation'] != 10000:
       raise DataError(f'{folder} has no {VALIDATION_FILE}, and without one --validation can only '
                       'hold out images of CIFAR-10.')
     counts['validation'], counts['train_eval'] = 5000, max(0, counts['train_eval'] - 5000)
-  return DataSet(paths['train_eval'], paths['test'], counts['train_eval'], counts['test'],
+  return expected._replace(
+      train_files=paths['train_eval'], num_train=counts['train_eval'],
+      test_files=paths['test'], num_test=counts['test'], num_validation=counts['validation'])
+
+
+def _described(folder, num_classes):
+  """Returns what the description in a folder says, a `DataSet` to be verified, or None."""
+  path = os.path.join(folder, DESCRIPTION)
+  try:
+    with open(path, encoding='utf-8-sig') as lines:
+      description = json.load(lines)
+    side, channels = (description[key] + 0 for key in ('side', 'channels'))
+    train, test, validation = (description['images'][part] + 0
+                               for part in ('train', 'test', 'validation'))
+    classes = description['classes'] + []
+    constants = dict(zip(CONSTANTS, [side * 3 // 4, len(classes), train, test]))
+  except FileNotFoundError:
+    return None
+  except (OSError, ValueError, KeyError, TypeError) as error:
+    raise _damaged(path, f'is no description of a data set ({error!r})') from error
+  if num_classes != len(classes) and not _is_unchanged('NUM_CLASSES', num_classes):
+    raise DataError(f'NUM_CLASSES is {num_classes}, but {path} names {len(classes)} classes.')
+
+  def paths(names, count):  # A small part has fewer files.
+    return [os.path.join(folder, name) for name in names[:count]]
+
+  return DataSet(paths(TRAIN_FILES, train), paths([TEST_FILE], test), train, test, tuple(classes),
+                 paths([VALIDATION_FILE], validation), validation, {}, side, channels, constants)
+
+
+def _cifar_10(folder, num_classes, hold_out):
+  """Returns what a folder without a description should have; its numbers of images are open."""
+  if _is_unchanged('NUM_CLASSES', num_classes):
+    num_classes = CONSTANTS['NUM_CLASSES']
+  *train_files, test_file, validation_file = [
+      os.path.join(folder, name) for name in TRAIN_FILES + [TEST_FILE, VALIDATION_FILE]]
+  validation_files, left_out = [validation_file] * os.path.exists(validation_file), {}
+  if hold_out and not validation_files:
+    validation_files = train_files[-1:]
+    left_out = {'train_eval': _HELD_OUT, 'validation': _NOT_HELD_OUT}
+  return DataSet(train_files, [test_file], 0, 0,
                  _class_names(os.path.join(folder, CLASSES_FILE), num_classes),
-                 paths['validation'], counts['validation'],
-                 {'train_eval': _HELD_OUT, 'validation': _NOT_HELD_OUT} if splits else {})
+                 validation_files, 0, left_out)
 
 
-def default_classes(num_classes):
-  """Returns the names of the classes where no file tells them."""
+def of_run(record, num_classes):
+  """Returns a `DataSet` without images, like that of a run, whose record `runs.read` returned."""
+  record = record or {}
+  classes = record.get('classes') or _default_classes(num_classes)
+  side = record.get('side', IMAGE_SIZE)
+  crop, _, channels = record.get('image_shape', [side * 3 // 4, 0, IMAGE_DEPTH])
+  return DataSet([], [], 0, 0, tuple(classes), side=side, channels=channels,
+                 constants={'NUM_CLASSES': len(classes), 'IMAGE_SIZE': crop})
+
+
+def _default_classes(num_classes):
   return CLASSES if num_classes == 10 else tuple(f'class {i}' for i in range(num_classes))
 
 
@@ -212,8 +331,8 @@ def _download(url):
                     'which needs no network.') from error
 
 
-def _verify(path, num_classes):
-  """Returns the number of records in a file, or raises DataError."""
+def _verify(path, data_set):
+  """Returns the number of records in a file of a `DataSet`, or raises DataError."""
   if not os.path.isfile(path):
     raise _damaged(path, 'is not a file' if os.path.exists(path) else 'is missing')
   try:
@@ -224,12 +343,13 @@ def _verify(path, num_classes):
     raise _damaged(path, f'cannot be read ({error.strerror})') from error
   if not contents:
     raise _damaged(path, 'is empty')
-  size, labels = len(contents), np.frombuffer(contents, np.uint8)[::RECORD_BYTES]
-  if size % RECORD_BYTES:
+  size, record_bytes = len(contents), data_set.record_bytes
+  if size % record_bytes:
     # CIFAR-100, which is easily mistaken for CIFAR-10, has two labels in a record.
-    reason = 'from CIFAR-100' if size % (RECORD_BYTES + 1) == 0 else 'cut off, or of another format'
-    raise _damaged(path, f'has {size} bytes, which is not a multiple of {RECORD_BYTES}: it is '
+    reason = 'from CIFAR-100' if size % (record_bytes + 1) == 0 else 'cut off, or of another format'
+    raise _damaged(path, f'has {size} bytes, which is not a multiple of {record_bytes}: it is '
                          f'{reason}')
+  labels, num_classes = np.frombuffer(contents, np.uint8)[::record_bytes], len(data_set.classes)
   wrong = np.flatnonzero(labels >= num_classes)
   if wrong.size:
     raise _damaged(path, f'has label {labels[wrong[0]]} in record {wrong[0]}, but labels go from '
@@ -239,7 +359,7 @@ def _verify(path, num_classes):
 
 def _class_names(path, num_classes):
   if not os.path.exists(path):
-    return default_classes(num_classes)
+    return _default_classes(num_classes)
   # Some editors begin a file with a byte-order mark, which utf-8-sig drops.
   with open(path, encoding='utf-8-sig', errors='replace') as lines:
     names = tuple(line.strip() for line in lines if line.strip())

@@ -1,4 +1,4 @@
-"""From a picture of any size to a 32x32 image like those of the data set.
+"""From a picture of any size to an image like those of the data set.
 
 The graph decodes and scales, see `decode`: so a SavedModel needs no Python where it is served.
 `load` comes before that where there is Python: Pillow reads some forty formats and knows which way
@@ -14,7 +14,6 @@ from PIL import Image, ImageOps
 import tensorflow.compat.v1 as tf
 
 from cifar10_support.console import UserError
-from cifar10_support.dataset import IMAGE_SIZE
 
 
 def load(path):
@@ -65,7 +64,7 @@ def _in_8_bits(square):
   return Image.fromarray(np.rint(np.clip(values * (255 / white), 0, 255)).astype(np.uint8))
 
 
-def decode(contents):
+def decode(contents, size, depth):
   """Adds to the graph the decoding of pictures, for a SavedModel too.
 
   By itself TensorFlow does less than `load`. It ignores EXIF orientation, reads BMP right only with
@@ -74,9 +73,11 @@ def decode(contents):
 
   Args:
     contents: strings of shape [n], each the contents of a PNG, JPEG, GIF or BMP file.
+    size: pixels on a side of the images to return.
+    depth: number of their channels: 3, or 1 for grey.
 
   Returns:
-    uint8 of shape [n, 32, 32, 3].
+    uint8 of shape [n, size, size, depth].
   """
   def decode_one(content):
     picture = tf.cond(
@@ -89,7 +90,7 @@ def decode(contents):
     square = tf.image.resize_with_crop_or_pad(picture, side, side)
 
     def scaled(pixels):
-      return tf.image.resize_area(pixels[tf.newaxis], [IMAGE_SIZE, IMAGE_SIZE])[0]
+      return tf.image.resize_area(pixels[tf.newaxis], [size, size])[0]
 
     def scaled_on_white():
       alpha = tf.cast(square[:, :, -1:], tf.float32) / 255
@@ -98,7 +99,9 @@ def decode(contents):
     # Grey with alpha has two channels, RGB with alpha four. A photo has no alpha and is scaled as
     # uint8: a copy in floats would take four times its memory.
     small = tf.cond(tf.equal(tf.shape(picture)[2] % 2, 0), scaled_on_white, lambda: scaled(square))
-    return tf.broadcast_to(tf.cast(tf.round(small), tf.uint8), [IMAGE_SIZE, IMAGE_SIZE, 3])
+    if depth == 1:
+      small = tf.image.rgb_to_grayscale(tf.broadcast_to(small, [size, size, 3]))
+    return tf.broadcast_to(tf.cast(tf.round(small), tf.uint8), [size, size, depth])
 
   with tf.name_scope('decode'):
     return tf.map_fn(decode_one, contents, fn_output_signature=tf.uint8)

@@ -1,7 +1,7 @@
-"""What TensorBoard shows of an evaluation.
+"""What an evaluation shows: in TensorBoard, and as a table in the terminal.
 
-Recall and precision of each class as curves, the confusion matrix and the most confident mistakes
-as pictures, and both as tables with names under Text. Nothing here adds to a graph.
+TensorBoard has recall and precision of each class as curves, the confusion matrix and the most
+confident mistakes as pictures, and both with names under Text. Nothing here adds to a graph.
 """
 
 import io
@@ -14,11 +14,11 @@ import tensorflow.compat.v1 as tf
 # scales a picture to 350 pixels by leaving out some, which letters do not survive: that is the size
 # for ten classes, if their names fit into the margin.
 _CELL, _LETTERS, _MARGIN = 26, 12, 89
-_MOST_NUMBERED = 20  # With more classes than this, cells are small and have no numbers.
+_MANY = 20  # With more classes, cells are small and have no numbers, and texts show the worst.
 _SMALL_CELL, _SMALL_LETTERS = 12, 10
 _DARKEST = np.array([8, 48, 107])  # Blue.
 
-_MISTAKES = 4  # Images for each class that they were taken for.
+_MISTAKES = 4  # Images for each class that they were taken for; of many classes twice that for all.
 _MAGNIFICATION = 3
 _GAP = 6  # Pixels between two images.
 
@@ -27,8 +27,10 @@ def summary(labels, probabilities, classes, read_images, kind=''):
   """Returns a `tf.Summary` of what the network mistook for what.
 
   `labels` is integers of shape [n], `probabilities` floats of shape [n, classes]. `read_images`
-  gives images, uint8 of shape [., 32, 32, 3], for their indices. Every tag contains `kind`.
+  gives images, uint8 of shape [., height, width, 1 or 3], for their indices. Every tag contains
+  `kind`.
   """
+  is_large = len(classes) > _MANY
   matrix = confusion_matrix(labels, probabilities.argmax(1), len(classes))
   # The fraction that is right, of the images that show a class and of those taken for it.
   measures = [('recall', matrix.sum(axis=1)), ('precision', matrix.sum(axis=0))]
@@ -39,16 +41,16 @@ def summary(labels, probabilities, classes, read_images, kind=''):
   values.append(_picture(f'confusion matrix{kind}/picture', draw_matrix(matrix, classes),
                          'A row is the images of one class: the percentage of them that were taken '
                          'for each class. A cell without a number has less than half a percent.'))
-  values.append(_text(f'confusion matrix{kind}/counts', _table(
+  counts = f'```\n{confusion_table(matrix, classes)}\n```' if is_large else _table(
       ['shown, taken for'] + list(classes),
-      [[name] + row.tolist() for name, row in zip(classes, matrix)])))
+      [[name] + row.tolist() for name, row in zip(classes, matrix)])
+  values.append(_text(f'confusion matrix{kind}/counts', counts))
 
   rows = []
-  for predicted, name in enumerate(classes):
+  for predicted, name in [(None, 'any other')] if is_large else enumerate(classes):
     mistakes = confident_mistakes(labels, probabilities, predicted)
     rows.append([name, ', '.join(
-        f'{classes[labels[i]]} ({probabilities[i, predicted]:.3f}, image {i})'
-        for i in mistakes)])
+        f'{classes[labels[i]]} ({probabilities[i].max():.3f}, image {i})' for i in mistakes)])
     if mistakes.size:
       values.append(_picture(f'mistakes{kind}/taken for {name}',
                              draw_row(read_images(mistakes)),
@@ -66,10 +68,48 @@ def confusion_matrix(labels, predictions, num_classes):
   return matrix
 
 
-def confident_mistakes(labels, probabilities, predicted):
-  """Returns the indices of the images most confidently mistaken for the class `predicted`."""
-  wrong = np.flatnonzero((probabilities.argmax(1) == predicted) & (labels != predicted))
-  return wrong[np.argsort(-probabilities[wrong, predicted], kind='stable')[:_MISTAKES]]
+def balanced_accuracy(matrix):
+  """Returns the recall of a class in a `confusion_matrix`, averaged over the classes shown."""
+  shown = matrix.sum(axis=1)
+  return np.mean(matrix.diagonal()[shown > 0] / shown[shown > 0])
+
+
+def confusion_table(matrix, classes):
+  """Returns a `confusion_matrix` as lines of up to 80 characters, with recall and precision.
+
+  Of more classes than fit, it has the ten with the lowest recall, and the most frequent mistakes.
+  """
+  right, shown, taken = matrix.diagonal(), matrix.sum(axis=1), matrix.sum(axis=0)
+  measures = [''.join(f'{right[i] / total:8.3f}' if total else f"{'-':>8}"
+                      for total in (shown[i], taken[i])) for i in range(len(classes))]
+  cell = len(str(matrix.max())) + 1
+  if 14 + cell * len(classes) + 16 <= 80:
+    head = 'shown'.ljust(14) + ''.join(f'{i:{cell}}' for i in range(len(classes)))
+    rows = [f'{i} {name}'[:13].ljust(14) + ''.join(f'{count:{cell}}' for count in matrix[i])
+            for i, name in enumerate(classes)]
+    lines = ['A row is the images of one class, a column what they were taken for.',
+             f'{head}  recall precis.', *map(str.__add__, rows, measures)]
+    return '\n'.join(line.rstrip() for line in lines)
+  worst = sorted(np.flatnonzero(shown), key=lambda i: right[i] / shown[i])[:10]
+  lines = [f"{'the lowest recalls':48}  images  recall precis."]
+  lines += [f'{classes[i][:47]:48}{shown[i]:8}{measures[i]}' for i in worst]
+  mistakes = np.where(np.eye(len(classes), dtype=bool), 0, matrix)
+  lines += ['', f"{'the most frequent mistakes':48}  images  of all"]
+  for i in np.argsort(-mistakes, axis=None, kind='stable')[:10]:
+    row, column = np.unravel_index(i, matrix.shape)
+    if mistakes[row, column]:
+      pair = f'{classes[row][:17]}, taken for {classes[column][:17]}'
+      lines.append(f'{pair:48}{matrix[row, column]:8}{matrix[row, column] / shown[row]:8.3f}')
+  return '\n'.join(lines)
+
+
+def confident_mistakes(labels, probabilities, predicted=None):
+  """Returns the indices of the images most confidently mistaken for one class, or for any."""
+  predictions = probabilities.argmax(axis=1)
+  is_meant = True if predicted is None else predictions == predicted
+  wrong = np.flatnonzero(is_meant & (labels != predictions))
+  surest = np.argsort(-probabilities[wrong].max(axis=1, initial=0), kind='stable')
+  return wrong[surest[:2 * _MISTAKES if predicted is None else _MISTAKES]]
 
 
 def percentages(matrix):
@@ -88,10 +128,11 @@ def draw_matrix(matrix, classes):
   percent would look like none. Returns uint8 of shape [side, side, 3].
   """
   count = len(classes)
-  numbered = count <= _MOST_NUMBERED
+  numbered = count <= _MANY
   cell, letters = (_CELL, _LETTERS) if numbered else (_SMALL_CELL, _SMALL_LETTERS)
   font = ImageFont.load_default(letters)
   gap = letters // 2
+  classes = [name[:24] for name in classes]
   margin = max([_MARGIN] + [2 * gap + int(font.getlength(name)) for name in classes])
 
   def names(x, anchor):
@@ -120,7 +161,8 @@ def draw_matrix(matrix, classes):
 
 
 def draw_row(images):
-  """Draws images, uint8 of shape [n, height, width, 3], side by side."""
+  """Draws images, uint8 of shape [n, height, width, 1 or 3], side by side, in colour."""
+  images = np.broadcast_to(images, [*images.shape[:3], 3])
   large = images.repeat(_MAGNIFICATION, axis=1).repeat(_MAGNIFICATION, axis=2)
   spaced = np.pad(large, [(0, 0), (0, 0), (0, _GAP), (0, 0)], constant_values=255)
   return np.concatenate(spaced, axis=1)

@@ -1,9 +1,10 @@
 """A run on disk: its directory, who may work in it, and how it was started.
 
-Beside TensorFlow's checkpoints and event files a run has `run.json`: `flags`, `classes` (the data
-set's), `tensorflow` (the version) and `started` of its last start, and under `earlier` the same of
-the starts before that. A directory of evaluations has `evaluated.json`, a list of the runs.
-If `end.txt` appears in the directory of a run, training ends; the file says why.
+Beside TensorFlow's checkpoints and event files a run has `run.json`: `flags`, `classes` and `side`
+(the data set's), `image_shape` (what the network sees), `tensorflow` (the version) and `started` of
+its last start, and under `earlier` the same of the starts before that. A directory of evaluations
+has `evaluated.json`, a list of the runs. If `end.txt` appears in the directory of a run, training
+ends; the file says why.
 """
 
 import contextlib
@@ -133,13 +134,13 @@ def _evaluated_in(eval_dir):
     return []
 
 
-def record_start(train_dir, flags, classes):
-  """Records in a run's directory that training starts, with these flags, on these classes."""
+def record_start(train_dir, flags, data):
+  """Records that training starts, with these flags, on this data: see `DataSet.seen_as`."""
   before = read(train_dir)
   record = {
       'started': datetime.datetime.now().isoformat(timespec='seconds'),
       'tensorflow': tf.__version__,
-      'classes': list(classes),
+      **data,
       'flags': flags,
       'earlier': before.pop('earlier') + [before] if before else [],
   }
@@ -174,19 +175,24 @@ def why_to_end(train_dir):
       return lines.read().strip()
 
 
-def check_held_out(directory, classes):
+def check_held_out(directory, data):
   """Raises a `UserError` if a run may have learned the images for validation of a data set."""
   record = read(directory)
-  if not record or any(start['classes'] == list(classes) and not start['flags'].get('validation')
+  if not record or any(start['classes'] == data['classes'] and not start['flags'].get('validation')
                        for start in [record, *record['earlier']]):
     raise UserError(f'The run in {directory} may have learned the images for validation: {RECORD} '
                     'there does not say that it was trained with --validation from its beginning.')
 
 
-def check_classes(directory, record, classes):
-  """Raises a `UserError` if the run, whose record `read` returned, had other classes."""
-  if record and record['classes'] != list(classes):
-    raise UserError(f'The run in {directory} was trained on another data set '
-                    f"({', '.join(map(str, record['classes'][:3]))}, ...) than this one "
-                    f"({', '.join(classes[:3])}, ...): name another directory, or the other data "
-                    'set.')
+def check_data(directory, record, data):
+  """Raises a `UserError` if the run, whose record `read` returned, had other data."""
+  for key, there in (record or {}).items():
+    if there != data.get(key, there):
+      raise UserError(f'The run in {directory} was trained on another data set: its {key} is '
+                      f'{_shortened(there)}, not {_shortened(data[key])}. Name another directory, '
+                      'or the other data set.')
+
+
+def _shortened(value):
+  text = ', '.join(map(str, value)) if isinstance(value, list) else str(value)
+  return text if len(text) < 50 else f'{text[:47]}...'

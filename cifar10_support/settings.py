@@ -9,6 +9,7 @@ import contextlib
 
 import tensorflow.compat.v1 as tf
 
+from cifar10_support import dataset
 from cifar10_support import synthetic
 from cifar10_support.console import UserError
 
@@ -72,3 +73,4 @@ def from_flags(model):
       FLAGS[name].value = value
     for name, value in constant_values.items():
       setattr(model, name.upper(), value)
+    dataset.follow(dataset.CONSTANTS, vars(model), vars(model.cifar10_input))

@@ -46,7 +46,7 @@ console.adopt_flags(hyperparameters, settings)
 
 
 @contextlib.contextmanager
-def training_session(train_op, loss, examples_per_step, classes, num_cpus=1, hooks=(),
+def training_session(train_op, loss, examples_per_step, data, num_cpus=1, hooks=(),
                      session_creator=None, signals=None):
   """Opens the session for training on the graph built so far.
 
@@ -60,7 +60,7 @@ def training_session(train_op, loss, examples_per_step, classes, num_cpus=1, hoo
     train_op: what runs a step, see `cifar10.train`: an op or a tensor.
     loss: a float32 scalar, to log and to watch.
     examples_per_step: how many images a step takes.
-    classes: the names of the data set's classes.
+    data: what to record of the data, see `dataset.DataSet.seen_as`.
     num_cpus: how many logical devices the processor is split into, see `tf_setup.tower_devices`.
     hooks: further hooks; they are called in every run, after the log and before what saves.
     session_creator: makes a `tf.train.SessionCreator` of a scaffold and a `tf.ConfigProto`.
@@ -82,19 +82,19 @@ def training_session(train_op, loss, examples_per_step, classes, num_cpus=1, hoo
     stack.enter_context(tf.name_scope('session'))
 
     saver = _Saver(is_in_place)
-    checkpoint = _checkpoint_to_resume(train_dir, classes)
+    checkpoint = _checkpoint_to_resume(train_dir, data)
     if checkpoint:
       # Of these the saver deletes all but five; those of other programs are not among them.
       older = [path for path in reversed(checkpoints.paths(train_dir))
                if path != checkpoint.path and os.path.basename(path).startswith('model.ckpt-')]
       saver.recover_last_checkpoints(older + [checkpoint.path])
-    scaffold = _scaffold(saver, None if checkpoint else _initial_values(classes))
+    scaffold = _scaffold(saver, None if checkpoint else _initial_values(data))
     step = _Step(train_op, loss)
     log = _LogHook(step, train_dir, examples_per_step)
     # A loss that is not finite stops in the log, which comes first: the last checkpoint stays.
     all_hooks, is_compiled = [log, *hooks, step], False
     if not checkpoint or checkpoint.step < FLAGS.max_steps:
-      runs.record_start(train_dir, _flags(), classes)
+      runs.record_start(train_dir, _flags(), data)
       print(f'Resuming {train_dir} from step {checkpoint.step}.' if checkpoint
             else f'Training in {train_dir}.')
       if FLAGS.seed is not None and (num_cpus > 1 or session_creator or tf_setup.num_gpus()):
@@ -164,10 +164,10 @@ def graph_seed():
   return FLAGS.seed and FLAGS.seed + sum(checkpoints.step_in(path) or 0 for path in latest)
 
 
-def _checkpoint_to_resume(train_dir, classes):
+def _checkpoint_to_resume(train_dir, data):
   """Returns the checkpoint to resume from, or None; checks that resuming it loses nothing."""
   record = runs.read(train_dir)
-  runs.check_classes(train_dir, record, classes)
+  runs.check_data(train_dir, record, data)
   checkpoint = checkpoints.latest_intact(train_dir)
   if not checkpoint:
     return None
@@ -191,13 +191,13 @@ def _checkpoint_to_resume(train_dir, classes):
   return checkpoint
 
 
-def _initial_values(classes):
+def _initial_values(data):
   """Returns the checkpoint that --init_from names and (key, variable) of all variables that fit."""
   if not FLAGS.init_from:
     return None
   source = runs.find_checkpoint(FLAGS.init_from, 'init_from')
   if FLAGS.validation:
-    runs.check_held_out(os.path.dirname(source.path), classes)
+    runs.check_held_out(os.path.dirname(source.path), data)
   initial = {}
   for name, variable in _variables().items():
     # A moving average that it lacks starts as the variable.

@@ -175,6 +175,7 @@ def variables_by_key(model):
 def train(flags):
   """Trains up to --max_steps; a saved model is resumed. Several GPUs share each batch."""
   data_set = dataset.prepare(flags.data_dir, dataset.DATA_URL, NUM_CLASSES)
+  data_set.check_is_like_cifar10()
   several = len(tf.config.list_logical_devices('GPU')) > 1
   strategy = tf.distribute.MirroredStrategy() if several else tf.distribute.get_strategy()
   with strategy.scope():
@@ -193,6 +194,7 @@ def train(flags):
 def evaluate(flags):
   """Prints precision @ 1 on the test images."""
   data_set = dataset.prepare(flags.data_dir, dataset.DATA_URL, NUM_CLASSES)
+  data_set.check_is_like_cifar10()
   model = load(flags.model)
   if not flags.raw_weights:
     for variable, average in zip(model.trainable_variables, model.optimizer.averages):

@@ -13,6 +13,7 @@ import pytest
 import tensorflow.compat.v1 as tf
 
 import cifar10
+import cifar10_input
 from cifar10_support import dataset
 from cifar10_support import runs
 from cifar10_support import settings
@@ -45,6 +46,13 @@ def default_flags():
   FLAGS(['pytest'])
   with flagsaver.flagsaver():
     yield
+
+
+@pytest.fixture(autouse=True)
+def default_constants():
+  """The constants that a test's data set has set are CIFAR-10's again for the next one."""
+  yield
+  dataset.follow(dataset.CONSTANTS, vars(cifar10), vars(cifar10_input))
 
 
 @pytest.fixture(autouse=True)
@@ -141,7 +149,8 @@ def save(tmp_path):
 
   def save_at(step, max_steps, classes=dataset.CLASSES, flags={}):
     os.makedirs(train_dir, exist_ok=True)
-    runs.record_start(train_dir, {'max_steps': max_steps, **flags}, classes)
+    runs.record_start(train_dir, {'max_steps': max_steps, **flags},
+                      {'classes': list(classes)})
     with tf.Graph().as_default(), tf.Session() as session:
       global_step = tf.train.get_or_create_global_step()
       cifar10.inference(tf.zeros([1, 24, 24, 3]))

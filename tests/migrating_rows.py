@@ -115,16 +115,16 @@ def shuffling(row):
 
 
 def queue_runners(row):
-  missing = [os.path.join(row.tmp, 'missing.bin')]
+  missing = row.data_set._replace(test_files=[os.path.join(row.tmp, 'missing.bin')])
   with tf.Graph().as_default(), tf1.Session() as session:
-    images, _ = cifar10_input.evaluation_batches(row.data_set.test_files, 8)
+    images, _ = cifar10_input.evaluation_batches(row.data_set, 'test', 8)
     try:  # Nobody has started them.
       session.run(images, options=tf1.RunOptions(timeout_in_ms=200))
       raise AssertionError('It had a batch.')
     except tf.errors.DeadlineExceededError:
       pass
   with tf.Graph().as_default(), tf1.Session() as session:
-    images, _ = cifar10_input.evaluation_batches(missing, 8)
+    images, _ = cifar10_input.evaluation_batches(missing, 'test', 8)
     coordinator = tf1.train.Coordinator()
     threads = tf1.train.start_queue_runners(session, coordinator)
     try:
@@ -139,7 +139,7 @@ def queue_runners(row):
       assert 'missing.bin' in str(error)
   assert len(next(iter(keras_cifar10.inputs(row.data_set.test_files, 8)))[0]) == 8
   try:
-    next(iter(keras_cifar10.inputs(missing, 8)))
+    next(iter(keras_cifar10.inputs(missing.test_files, 8)))
     raise AssertionError('It had a batch.')
   except tf.errors.NotFoundError as error:
     assert 'missing.bin' in str(error)
@@ -147,7 +147,7 @@ def queue_runners(row):
 
 def one_pass(row):
   with tf.Graph().as_default():
-    images, labels = cifar10_input.evaluation_batches(row.data_set.test_files, 32, one_pass=True)
+    images, labels = cifar10_input.evaluation_batches(row.data_set, 'test', 32, one_pass=True)
     graph = graph_run([images, labels], times=4)
   batches = list(keras_cifar10.inputs(row.data_set.test_files, 32).as_numpy_iterator())
   assert [len(labels) for _, labels in batches] == [32, 32, 32, 4]

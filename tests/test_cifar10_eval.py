@@ -111,7 +111,8 @@ def test_run_that_is_resumed_during_the_evaluation_is_followed_to_its_new_end(
   restore = evaluation.restore
 
   def resumed(*args):
-    runs.record_start('cifar10/train', {'max_steps': 9}, synthetic.CLASSES)
+    runs.record_start('cifar10/train', {'max_steps': 9},
+                      {'classes': list(synthetic.CLASSES)})
     return restore(*args)
 
   monkeypatch.setattr(evaluation, 'restore', resumed)

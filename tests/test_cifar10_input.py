@@ -6,6 +6,7 @@ import pytest
 import tensorflow.compat.v1 as tf
 
 import cifar10_input
+from cifar10_support import dataset
 from cifar10_support import tf_setup
 from cifar10_support.console import UserError
 import numpy_network
@@ -181,7 +182,8 @@ def test_label_and_image_stay_together(tmp_path, run_graph):
   records[:, 1:1025] = 200 * (1 - records[:, :1] % 2)
   path = str(tmp_path / 'batch.bin')
   records.tofile(path)
-  batches = run_graph(cifar10_input.training_batches([path], 128, min_queue_examples=300), times=5)
+  batches = run_graph(cifar10_input.training_batches(
+      dataset.DataSet([path], [], 200, 0, dataset.CLASSES), 128, min_queue_examples=300), times=5)
   for images, labels in batches:
     redder = images[..., 0].mean(axis=(1, 2)) > images[..., 2].mean(axis=(1, 2))
     np.testing.assert_array_equal(redder, labels % 2 == 0)
@@ -190,7 +192,7 @@ def test_label_and_image_stay_together(tmp_path, run_graph):
 @pytest.mark.parametrize('min_queue_examples, images', [(None, 20000), (300, 300)])
 def test_shuffle_queue_is_as_large_as_asked_and_filled_by_16_threads(
     min_queue_examples, images, small_data_set):
-  cifar10_input.training_batches(small_data_set.train_files, 128, min_queue_examples)
+  cifar10_input.training_batches(small_data_set, 128, min_queue_examples)
   [queue] = [op for op in tf.get_default_graph().get_operations()
              if op.type == 'RandomShuffleQueueV2']
   assert queue.get_attr('min_after_dequeue') == images
@@ -202,7 +204,7 @@ def test_shuffle_queue_is_as_large_as_asked_and_filled_by_16_threads(
 
 def test_size_of_an_epoch_that_is_set_sizes_the_shuffle_queue(small_data_set, monkeypatch, capsys):
   monkeypatch.setattr(cifar10_input, 'NUM_EXAMPLES_PER_EPOCH_FOR_TRAIN', 1000)
-  cifar10_input.training_batches(small_data_set.train_files, 128)
+  cifar10_input.training_batches(small_data_set, 128)
   assert ' 400 CIFAR images ' in capsys.readouterr().out
 
 
@@ -222,15 +224,15 @@ def test_evaluation_without_an_end_gives_full_batches(folder, run_graph):
 def test_one_pass_gives_every_image_once_in_order(part, batch_size, small_data_set):
   files = small_data_set.files(part)
   expected = [numpy_network.read(path) for path in files]
-  images, labels = _one_pass(files, batch_size)
+  images, labels = _one_pass(small_data_set, part, batch_size)
   np.testing.assert_array_equal(labels, np.concatenate([labels for _, labels in expected]))
   np.testing.assert_allclose(images, np.concatenate(
       [numpy_network.central_crop(images) for images, _ in expected]), atol=1e-4)
 
 
-def _one_pass(files, batch_size):
+def _one_pass(data_set, part, batch_size):
   """Runs the input to its end, as a program that initialises no variables does."""
-  tensors = cifar10_input.evaluation_batches(files, batch_size, one_pass=True)
+  tensors = cifar10_input.evaluation_batches(data_set, part, batch_size, one_pass=True)
   batches = []
   with tf.Session() as session:
     coordinator = tf.train.Coordinator()
@@ -258,7 +260,7 @@ def test_crop_larger_than_the_images_is_a_one_line_error(crop, monkeypatch):
 
 
 def test_batches_may_be_of_ten_crops(small_data_set, pictures, run_graph):
-  images, _ = cifar10_input.evaluation_batches(small_data_set.test_files, 3,
+  images, _ = cifar10_input.evaluation_batches(small_data_set, 'test', 3,
                                                crop=cifar10_input.ten_crops)
   assert images.shape == [3, 10, 24, 24, 3]
   [(batch, expected)] = run_graph([images, cifar10_input.ten_crops(tf.constant(pictures[:3]))])
@@ -266,7 +268,7 @@ def test_batches_may_be_of_ten_crops(small_data_set, pictures, run_graph):
 
 
 def test_images_go_to_the_image_summary(small_data_set, run_graph):
-  cifar10_input.training_batches(small_data_set.train_files, 10, min_queue_examples=10)
+  cifar10_input.training_batches(small_data_set, 10, min_queue_examples=10)
   [serialized] = run_graph(tf.summary.merge_all())
   images = [value for value in tf.Summary.FromString(serialized).value
             if value.HasField('image')]
@@ -347,4 +349,5 @@ def test_queues_work_from_a_folder_with_spaces_and_umlauts(small_data_set, tmp_p
   odd = tmp_path / 'Bücher und Bilder'
   odd.mkdir()
   shutil.copy(small_data_set.test_files[0], odd)
-  assert len(_one_pass([str(odd / 'test_batch.bin')], 30)[1]) == 100
+  data_set = dataset.find(str(odd), 10, ['test'])
+  assert len(_one_pass(data_set, 'test', 30)[1]) == 100

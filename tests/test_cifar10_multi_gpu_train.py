@@ -99,7 +99,9 @@ def graph_of(small_data_set, monkeypatch):
 
     @contextlib.contextmanager
     def no_session(*args, **kwargs):
-      assert (*args[2:], kwargs) == (4 * towers, small_data_set.classes, {'num_cpus': towers})
+      assert (*args[2:], kwargs) == (
+        4 * towers, {'classes': list(synthetic.CLASSES), 'side': 32, 'image_shape': [24, 24, 3]},
+        {'num_cpus': towers})
       sessions.append(tf.get_default_graph())
       yield types.SimpleNamespace(should_stop=lambda: True)
 

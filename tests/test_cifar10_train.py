@@ -10,6 +10,7 @@ import cifar10
 import cifar10_eval
 import cifar10_input
 import cifar10_multi_gpu_train
+from cifar10_support import synthetic
 from cifar10_support import tf_setup
 from cifar10_support import training
 from cifar10_support.console import UserError
@@ -51,7 +52,8 @@ def graph_on(monkeypatch, small_data_set, with_gpus):
 
     @contextlib.contextmanager
     def no_session(*args, **kwargs):
-      assert args[2:] == (4, small_data_set.classes)
+      assert args[2:] == (4, {'classes': list(synthetic.CLASSES), 'side': 32,
+                              'image_shape': [24, 24, 3]})
       graphs.append(tf.get_default_graph())
       yield types.SimpleNamespace(should_stop=lambda: True)
 

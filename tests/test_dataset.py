@@ -191,6 +191,10 @@ def test_number_of_classes_is_the_callers(num_classes, tmp_path):
   assert dataset.find(str(tmp_path / 'data'), num_classes).classes == tuple(names)
   with pytest.raises(dataset.DataError) as error:
     dataset.find(str(tmp_path / 'data'), num_classes - 1)
+  _assert_names(error, 'batches.meta.txt', str(num_classes), str(num_classes - 1))
+  (tmp_path / 'data' / 'batches.meta.txt').unlink()
+  with pytest.raises(dataset.DataError) as error:
+    dataset.find(str(tmp_path / 'data'), num_classes - 1)
   _assert_names(error, 'label %d' % (num_classes - 1), 'record %d' % (num_classes - 1))
 
 

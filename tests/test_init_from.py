@@ -34,7 +34,8 @@ def _train(max_steps, shapes):
     tf.train.ExponentialMovingAverage(0.5).apply(variables)
     train_op = tf.group(tf.assign_add(global_step, 1), *[v.assign_add(tf.ones_like(v))
                                                          for v in variables])
-    with training.training_session(train_op, tf.constant(1.0), 5, ('hot', 'cold')) as session:
+    with training.training_session(train_op, tf.constant(1.0), 5,
+                                   {'classes': ['hot', 'cold']}) as session:
       while not session.should_stop():
         session.run(train_op)
   reader = tf.train.load_checkpoint('run/model.ckpt-0')

@@ -36,7 +36,7 @@ def home(tmp_path, monkeypatch, small_data_dir):
 def saved(home):
   """A function that saves a checkpoint of a single variable, and returns it."""
   os.makedirs(TRAIN_DIR)
-  runs.record_start(TRAIN_DIR, {'max_steps': 9}, ['cat', 'dog'])
+  runs.record_start(TRAIN_DIR, {'max_steps': 9}, {'classes': ['cat', 'dog']})
 
   def save_at(step):
     with tf.Graph().as_default(), tf.Session() as session:
@@ -304,7 +304,8 @@ def _train(while_training=lambda number: None):
   with tf.Graph().as_default():
     global_step = tf.train.get_or_create_global_step()
     train_op = tf.assign_add(global_step, 1)
-    with training.training_session(train_op, tf.constant(1.0), 1, ['cat', 'dog']) as session:
+    with training.training_session(train_op, tf.constant(1.0), 1,
+                                   {'classes': ['cat', 'dog']}) as session:
       while not session.should_stop():
         number = int(session.run(train_op))
         while_training(number)

@@ -102,7 +102,7 @@ def decode():
   """Decodes a picture from its contents, in a graph."""
   with tf.Graph().as_default(), tf.Session() as session:
     contents = tf.placeholder(tf.string, [None])
-    images = pictures.decode(contents)
+    images = pictures.decode(contents, 32, 3)
     assert (images.dtype, images.shape.as_list()) == (tf.uint8, [None, 32, 32, 3])
     yield lambda *pictures: session.run(images, {contents: pictures})
 

@@ -181,3 +181,59 @@ def test_perfect_network_makes_no_mistakes(count):
           if value.tag.startswith('recall/')] == [1] * count
   [picture] = [_pixels(value) for value in summary.value if value.tag.endswith('/picture')]
   np.testing.assert_array_equal(picture, report.draw_matrix(np.eye(count), classes))
+
+
+# Classes of different sizes, and many of them.
+
+def test_balanced_accuracy_counts_every_class_the_same():
+  # Recalls of 3/4 and 0/1; of the third class nothing is shown.
+  assert report.balanced_accuracy(np.array([[3, 1, 0], [1, 0, 0], [0, 0, 0]])) == 0.375
+
+
+@pytest.mark.parametrize('count', [2, 10])
+def test_confusion_table_has_counts_recall_and_precision(count):
+  matrix = np.full([count, count], 3) + np.eye(count, dtype=int) * 997
+  classes = ['a class with a long name'] * count
+  lines = report.confusion_table(matrix, classes).splitlines()
+  assert max(map(len, lines)) <= 80
+  rows = [line.split()[-count - 2:] for line in lines[-count:]]
+  share = '%.3f' % (1000 / (1000 + 3 * (count - 1)))
+  assert rows == [[str(n) for n in matrix[i]] + [share, share] for i in range(count)]
+
+
+def test_confusion_table_of_many_classes_has_the_worst_and_the_most_frequent_mistakes():
+  matrix = np.eye(100, dtype=int) * 20
+  matrix[7, 7], matrix[7, 8] = 5, 15  # A recall of a quarter; and a precision of 20 / 35.
+  matrix[30, 30], matrix[30, 31] = 10, 10
+  matrix[50] = 0  # Of which no image is shown.
+  table = report.confusion_table(matrix, ['kind %d of a long and winding name' % i
+                                          for i in range(100)])
+  assert max(map(len, table.splitlines())) <= 80
+  worst, mistakes = (part.splitlines()[1:] for part in table.split('\n\n'))
+  assert len(worst) == 10
+  assert [line.split()[1] for line in worst[:2]] == ['7', '30']
+  assert [line.split()[-3:] for line in worst[:2]] == [
+      ['20', '0.250', '1.000'], ['20', '0.500', '1.000']]
+  assert [(line.split()[1], line.split()[-2:]) for line in mistakes] == [
+      ('7', ['15', '0.750']), ('30', ['10', '0.500'])]
+
+
+def test_mistakes_of_many_classes_are_one_picture_of_the_surest():
+  labels = np.arange(30)
+  probabilities = np.eye(30) * 0.9
+  for i in range(20):  # The first 20 are mistakes, ever surer.
+    probabilities[i] = 0
+    probabilities[i, i + 1] = 0.5 + i / 100
+  summary = report.summary(labels, probabilities, ['kind %d' % i for i in range(30)],
+                           lambda indices: np.uint8(indices)[:, np.newaxis, np.newaxis, np.newaxis]
+                           * np.ones([1, 28, 28, 1], np.uint8))
+  by_tag = {value.tag: value for value in summary.value}
+  [picture] = [_pixels(value) for tag, value in by_tag.items() if 'taken for' in tag]
+  width = picture.shape[1] // 8
+  assert picture[5, width // 3::width, 0].tolist() == list(range(19, 11, -1))
+  assert '19' in _text(by_tag['mistakes/names']) and '0.690' in _text(by_tag['mistakes/names'])
+  assert 'kind 0' in _text(by_tag['confusion matrix/counts'])
+
+
+def test_long_names_do_not_make_a_huge_picture():
+  assert len(report.draw_matrix(np.eye(2, dtype=int), ['x' * 1000, 'y'])) < 500

@@ -17,7 +17,7 @@ CLASSES = ('hot', 'cold')
 
 def _start(train_dir, flags=FLAGS, classes=CLASSES, restart=False):
   with runs.locked(str(train_dir), restart):
-    runs.record_start(str(train_dir), flags, classes)
+    runs.record_start(str(train_dir), flags, {'classes': list(classes)})
 
 
 @pytest.fixture(autouse=True)

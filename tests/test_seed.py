@@ -26,7 +26,7 @@ def _batches(data_set, seed, pauses, count=40):
   """Returns what the pipeline for training gives to somebody who pauses before some batches."""
   with tf.Graph().as_default(), tf.Session() as session:
     tf.set_random_seed(seed)
-    batch = cifar10_input.training_batches(data_set.train_files, 30, min_queue_examples=100)
+    batch = cifar10_input.training_batches(data_set, 30, min_queue_examples=100)
     coordinator = tf.train.Coordinator()
     threads = tf.train.start_queue_runners(session, coordinator)
     batches = []
@@ -117,6 +117,7 @@ def test_a_gpu_is_told_that_nothing_is_promised(home, capsys, monkeypatch):
   with tf.Graph().as_default():
     train_op = tf.assign_add(tf.train.get_or_create_global_step(), 1)
     FLAGS(['pytest', '--seed=7', '--max_steps=1'])
-    with training.training_session(train_op, tf.constant(1.0), 1, ['cat', 'dog']) as session:
+    with training.training_session(train_op, tf.constant(1.0), 1,
+                                   {'classes': ['cat', 'dog']}) as session:
       session.run(train_op)
   assert 'GPU' in capsys.readouterr().out

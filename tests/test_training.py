@@ -53,7 +53,8 @@ def _train(max_steps, after_step=lambda step: None, loss_at=lambda step: 100.0 -
     with tf.control_dependencies([loss, tf.assign_add(weights, tf.ones([size]))]):
       train_op = _step(global_step)
     step = None
-    with training.training_session(train_op, loss, 5, classes, **kwargs) as session:
+    with training.training_session(train_op, loss, 5, {'classes': list(classes)},
+                                   **kwargs) as session:
       while not session.should_stop():
         step = session.run(train_op)
         after_step(step)
@@ -217,7 +218,8 @@ def test_flags_that_differ_are_named_with_both_values(train_dir, capsys):
 
 def test_number_of_towers_that_differs_is_named_even_where_there_are_none(train_dir, capsys):
   _train(2)
-  runs.record_start(str(train_dir), {'max_steps': 2, 'num_gpus': 2}, ('hot', 'cold'))
+  runs.record_start(str(train_dir), {'max_steps': 2, 'num_gpus': 2},
+                    {'classes': ['hot', 'cold']})
   capsys.readouterr()
   _train(4)
   assert '--num_gpus is 1, was 2' in capsys.readouterr().out
@@ -400,7 +402,7 @@ def test_weights_that_are_not_finite_are_never_saved(train_dir):
     with tf.control_dependencies([loss, tf.assign_add(global_step, 1)]):
       train_op = tf.assign(weights, [1.0, np.inf, 1.0])
     with pytest.raises(UserError, match='cifar10/train'):
-      with training.training_session(train_op, loss, 5, ('hot', 'cold')) as session:
+      with training.training_session(train_op, loss, 5, {'classes': ['hot', 'cold']}) as session:
         session.run(train_op)
   assert _steps(train_dir) == {0, 3}
 
@@ -480,7 +482,7 @@ def test_run_of_the_train_op_is_a_step_and_any_other_is_not(
   tf.summary.scalar('loss', loss)
   with tf.control_dependencies([loss]):
     train_op = _step(global_step)
-  with training.training_session(train_op, loss, 5, ('hot', 'cold')) as session:
+  with training.training_session(train_op, loss, 5, {'classes': ['hot', 'cold']}) as session:
     assert isinstance(session, tf.train.MonitoredSession)
     assert session.graph is tf.get_default_graph()
     for step in range(8):
@@ -519,7 +521,7 @@ def test_steps_are_what_the_variable_counts(add_step, train_dir, capsys):
   FLAGS.max_steps = 12
   by_three = add_step(tf.train.get_or_create_global_step())
   loss = tf.reduce_sum(tf.zeros_like(tf.get_variable('weights', [3])))
-  with training.training_session(by_three, loss, 5, ('hot', 'cold')) as session:
+  with training.training_session(by_three, loss, 5, {'classes': ['hot', 'cold']}) as session:
     for step in (3, 6, 9, 12):
       assert not session.should_stop()
       assert session.run(by_three) == step
@@ -534,7 +536,7 @@ def test_finished_run_can_still_be_asked():
   loss = tf.reduce_sum(weights)
   train_op = _step(tf.train.get_or_create_global_step())
   for step in (0, 1):
-    with training.training_session(train_op, loss, 5, ('hot', 'cold')) as session:
+    with training.training_session(train_op, loss, 5, {'classes': ['hot', 'cold']}) as session:
       assert session.run([weights, loss])[1] == 3.0
       assert session.should_stop() == bool(step)
       session.run(train_op)
@@ -571,7 +573,7 @@ def _train_on_numbers(max_steps, numbers, with_gpus):
     tf.get_variable('weights', [3])
     step = _step(tf.train.get_or_create_global_step())
     train_op = tf.group(step, *tf.get_collection(tf_setup.STAGING))
-    with training.training_session(train_op, staged, 5, ('hot', 'cold')) as session:
+    with training.training_session(train_op, staged, 5, {'classes': ['hot', 'cold']}) as session:
       while not session.should_stop():
         session.run(train_op)
 
@@ -593,7 +595,8 @@ def test_input_that_fails_before_the_first_step_is_a_one_line_error(with_gpus, t
   tf.get_variable('weights', [3])
   train_op = tf.assign_add(tf.train.get_or_create_global_step(), 1)
   with pytest.raises(UserError, match='missing.bin: No such file or directory'):
-    with training.training_session(train_op, tf.reduce_sum(staged), 2, ('hot', 'cold')) as session:
+    with training.training_session(train_op, tf.reduce_sum(staged), 2,
+                                   {'classes': ['hot', 'cold']}) as session:
       while not session.should_stop():
         session.run(train_op)
   assert _steps(train_dir) == {0}
@@ -699,7 +702,7 @@ def test_input_that_fails_is_a_one_line_error(with_loss, tmp_path):
   train_op = tf.assign_add(tf.train.get_or_create_global_step(), 1)
   tf.get_variable('weights', [3])
   with pytest.raises(UserError, match='records.bin: No such file or directory'):
-    with training.training_session(train_op, loss, 2, ('hot', 'cold')) as session:
+    with training.training_session(train_op, loss, 2, {'classes': ['hot', 'cold']}) as session:
       while not session.should_stop():
         step = session.run([train_op, loss])[0] if with_loss else session.run(train_op)
         if step == 3:

@@ -60,8 +60,8 @@ def home(tmp_path, monkeypatch):
 def _numbers(data_set, part, run_graph):
   """Returns the labels and the numbers of the images of a part, as its graph reads them."""
   images, labels = cifar10_input.evaluation_batches(
-      data_set.files(part), data_set.num_examples(part), one_pass=True,
-      crop=lambda images: tf.expand_dims(images, 1), left_out=data_set.left_out.get(part))
+      data_set, part, data_set.num_examples(part), one_pass=True,
+      crop=lambda images: tf.expand_dims(images, 1))
   [(images, labels)] = run_graph([images[:, 0, 0, :2, 0], labels])
   return labels.tolist(), (images.astype(int) @ [256, 1]).tolist()
 

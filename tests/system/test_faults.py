@@ -288,7 +288,7 @@ training.FLAGS(['hanging'])
 tf.train.get_or_create_global_step()
 tf.get_variable('weights', [3])
 loss = tf.FIFOQueue(1, tf.float32, [[]]).dequeue()
-with training.training_session(loss, loss, 5, ('hot', 'cold')) as session:
+with training.training_session(loss, loss, 5, {'classes': ['hot', 'cold']}) as session:
   print('From here on nothing comes.')
   session.run(loss)
 """
