@@ -521,6 +521,8 @@ def test_contrib():
   assert dense.weight.abs().max().item() == pytest.approx(expected, rel=0.01)
   assert expected == pytest.approx(0.072, abs=5e-4)
   assert default.weight.abs().max().item() == pytest.approx(0.029, abs=5e-4)
+  bound = math.sqrt(6 / (3 * 9 + 8 * 9))
+  assert names['model'][0].weight.abs().max().item() == pytest.approx(bound, rel=0.03)
   assert not dense.bias.any() and default.bias.all()
 
 
