@@ -6,6 +6,7 @@ there may be one of PyTorch.
 
 import contextlib
 import functools
+import linecache
 import os
 import re
 
@@ -41,7 +42,12 @@ def blocks(part, language='python'):
 def snippets(title):
   """Returns a function for each snippet of a section: it runs it in a dictionary of names."""
   section = text().split(f'\n### {title}\n')[1].split('\n##')[0]
-  return [functools.partial(exec, compile(block, title, 'exec')) for block in blocks(section)]
+  functions = []
+  for i, block in enumerate(blocks(section)):
+    name = f'<{title}, {i}>'
+    linecache.cache[name] = len(block), None, block.splitlines(True), name  # `tf.function` looks.
+    functions.append(functools.partial(exec, compile(block, name, 'exec')))
+  return functions
 
 
 @contextlib.contextmanager

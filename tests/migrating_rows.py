@@ -17,6 +17,8 @@ import sys
 import tempfile
 import time
 import traceback
+import types
+import typing
 import warnings
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -707,8 +709,12 @@ class _Slim:
 
 
 class _OldTensorFlow:
-  """`tensorflow.compat.v1` with `tf.layers`."""
+  """`tensorflow.compat.v1` with `tf.layers` and `tf.estimator`."""
   layers = tf1.layers if hasattr(tf1.layers, 'batch_normalization') else _Layers
+
+  @property
+  def estimator(self):
+    return _Estimator
 
   def __getattr__(self, name):
     return getattr(tf1, name)
@@ -956,6 +962,171 @@ def records(row):
   with raises(tf.errors.DataLossError, 'corrupted record'):
     list(names['examples'])
   assert len(list(tf.data.TFRecordDataset([compressed], compression_type='GZIP'))) == 3
+
+
+class _Estimator:
+  """The part of `tf.estimator` that the page shows; TensorFlow 2.16 was the first without it."""
+
+  class EstimatorSpec(typing.NamedTuple):
+    mode: str
+    loss: tf.Tensor
+    train_op: tf.Operation
+
+  @staticmethod
+  def Estimator(model_fn, model_dir):
+    def train(input_fn, steps):
+      with tf.Graph().as_default(), tf1.Session() as session:
+        step = tf1.train.get_or_create_global_step()
+        spec = model_fn(*input_fn(), 'train')
+        [weights] = tf1.trainable_variables()
+        session.run(tf1.global_variables_initializer())
+        weights.load(KERNEL, session)
+        for _ in range(steps):
+          session.run(spec.train_op)
+        tf1.train.Saver().save(session, model_dir + '/model.ckpt', session.run(step))
+
+    return types.SimpleNamespace(train=train)
+
+
+def estimators(row):
+  graph, ours, *_ = snippets('Estimators')
+  names = {'tf': _OldTensorFlow(), 'model_dir': row.tmp,
+           'input_fn': lambda: (tf.constant(IMAGES), tf.constant(LABELS))}
+  graph(names)
+  expected = tf.train.load_checkpoint(row.tmp)
+  assert expected.get_tensor('global_step') == 3
+
+  class FirstKernel:
+    """Keras, but each model starts with KERNEL."""
+
+    def __getattr__(self, name):
+      return getattr(keras, name)
+
+    @staticmethod
+    def Sequential(parts):
+      model = keras.Sequential(parts)
+      model.set_weights([KERNEL])
+      return model
+
+  names = {'keras': FirstKernel(), 'layers': keras.layers, 'input_fn': lambda: (
+      tf.data.Dataset.from_tensors((IMAGES, LABELS)).repeat())}
+  with contextlib.redirect_stdout(io.StringIO()):
+    ours(names)
+    model = names['model']
+    np.testing.assert_allclose(model.get_weights()[0], expected.get_tensor('weights'), rtol=1e-4)
+    model.fit(names['input_fn'](), steps_per_epoch=3, epochs=1)
+  assert int(model.optimizer.iterations) == 6  # The trap: it does not know of the first epoch.
+
+
+def supervisor(row):
+  graph, ours, *_ = snippets('Supervisor')
+  logs, backup = os.path.join(row.tmp, 'graph'), os.path.join(row.tmp, 'backup')
+  steps = []
+  for max_steps in (4, 6):
+    with linear_graph(logs=logs, max_steps=max_steps) as names:
+      step = tf1.train.get_or_create_global_step()
+      names.update(global_step=step, saver=tf1.train.Saver(),
+                   train_op=names['optimizer'].minimize(names['loss'], step))
+      graph(names)
+      steps.append(names['step'])
+    assert tf.train.load_checkpoint(logs).get_tensor('global_step') == max_steps
+  assert steps == [4, 6]
+
+  def fit(max_steps, interrupted_at=None):
+    def interrupt(batch, logs):
+      if len(taken) == interrupted_at:
+        raise KeyboardInterrupt
+
+    names = linear_model(logs=backup, max_steps=max_steps)
+    names['dataset'] = tf.data.Dataset.from_tensors((IMAGES, LABELS)).repeat()
+    original = keras.callbacks.BackupAndRestore
+    taken = []
+    names['keras'] = types.SimpleNamespace(callbacks=types.SimpleNamespace(
+        BackupAndRestore=lambda path: [original(path), keras.callbacks.LambdaCallback(
+            on_train_batch_begin=lambda batch, logs: taken.append(batch),
+            on_train_batch_end=interrupt)]))
+    model_fit = names['model'].fit
+    names['model'] = types.SimpleNamespace(fit=lambda data, callbacks, **more: model_fit(
+        data, callbacks=callbacks[0], verbose=0, **more))
+    try:
+      ours(names)
+    except KeyboardInterrupt:
+      pass
+    return len(taken)
+
+  assert fit(6, interrupted_at=5) == 5 and os.listdir(backup)
+  assert fit(6) == 2  # Of three epochs the first two were there.
+  assert fit(6) == 6  # The trap.
+
+
+class _Cell:
+  """`tf.nn.rnn_cell.BasicLSTMCell`, which TensorFlow has where tf_keras is."""
+
+  def __init__(self, units):
+    self.output_size, self.state_size = units, (units, units)
+
+  def zero_state(self, batch_size, dtype):
+    return tuple(tf.zeros([batch_size, units], dtype) for units in self.state_size)
+
+  def __call__(self, inputs, state, scope=None):
+    c, h = state
+    both = tf.concat([inputs, h], 1)
+    with tf1.variable_scope('basic_lstm_cell'):
+      kernel = tf1.get_variable('kernel', [both.shape[1], 4 * self.output_size])
+      bias = tf1.get_variable('bias', [4 * self.output_size])
+    i, j, f, o = tf.split(tf.matmul(both, kernel) + bias, 4, axis=1)
+    c = c * tf.sigmoid(f + 1.0) + tf.sigmoid(i) * tf.tanh(j)
+    h = tf.tanh(c) * tf.sigmoid(o)
+    return h, (c, h)
+
+
+def recurrent(row):
+  graph, ours, *_ = snippets('Recurrent cells')
+  sequences = np.random.RandomState(0).normal(size=[2, 3, 4]).astype(np.float32)
+  old = types.SimpleNamespace(float32=tf.float32, nn=types.SimpleNamespace(
+      dynamic_rnn=tf1.nn.dynamic_rnn,
+      rnn_cell=types.SimpleNamespace(BasicLSTMCell=getattr(tf1.nn.rnn_cell, 'BasicLSTMCell', _Cell)
+                                     if os.environ.get('TF_USE_LEGACY_KERAS') else _Cell)))
+  with tf.Graph().as_default(), tf1.Session() as session:
+    names = {'tf': old, 'sequences': tf.constant(sequences)}
+    graph(names)
+    session.run(tf1.global_variables_initializer())
+    variables = {variable.op.name: variable for variable in tf1.trainable_variables()}
+    values, expected = session.run([variables, names['outputs']])
+  assert list(values) == ['rnn/basic_lstm_cell/kernel', 'rnn/basic_lstm_cell/bias']
+  kernel, bias = values.values()
+  assert np.abs(bias).max() > 0.1
+  names = {'np': np, 'layers': keras.layers, 'kernel': kernel, 'bias': bias,
+           'sequences': sequences}
+  ours(names)
+  np.testing.assert_allclose(names['outputs'], expected, atol=1e-5)
+  for weights in ([kernel[:4], kernel[4:], bias + names['forget']],
+                  [names['ordered'](part) for part in (kernel[:4], kernel[4:], bias)]):
+    names['layer'].set_weights(weights)  # The traps.
+    assert np.abs(names['layer'](sequences) - expected).max() > 0.01
+
+
+def conditions(row):
+  graph, ours, *_ = snippets('tf.cond')
+  for value in (0.5, 5.0):
+    with tf.Graph().as_default():
+      names = {'tf': tf1, 'loss': tf.constant(value)}
+      graph(names)
+      [expected] = graph_run(names['smaller'])
+    names = {'tf': tf, 'loss': tf.constant(value)}
+    ours(names)
+    np.testing.assert_allclose(names['smaller'], expected)
+    np.testing.assert_allclose(expected, 0.5)
+  with tf.Graph().as_default(), tf1.Session() as session:  # The trap.
+    count = tf1.get_variable('count', [], initializer=tf1.zeros_initializer())
+    outside = count.assign_add(1.0)
+    results = [tf.cond(tf1.placeholder_with_default(False, []), function, lambda: tf.constant(0.0))
+               for function in (lambda: tf.identity(outside), lambda: count.assign_add(1.0))]
+    session.run(count.initializer)
+    counts = [(session.run(result), session.run(count))[1] for result in results]
+  assert counts == [1, 1]
+  names['shrink'](0.5), names['shrink'](5.0)  # A graph for each Python number.
+  assert names['shrink'].experimental_get_tracing_count() == 3
 
 
 def frozen_graph(row):

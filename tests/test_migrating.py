@@ -18,7 +18,8 @@ ROWS = ['reader', 'distortions', 'shuffling', 'queue_runners', 'sharing_variable
 OTHERS = ['own_loop', 'summaries_by_hand', 'placeholders', 'checkpoint_state', 'top_k',
           'partial_restore', 'is_training', 'contrib', 'resizing', 'own_schedule',
           'momentum_and_adam', 'assign', 'several_optimizers', 'gradient_by_the_input', 'clipping',
-          'records', 'frozen_graph', 'printing']
+          'records', 'estimators', 'supervisor', 'recurrent', 'conditions', 'frozen_graph',
+          'printing']
 
 
 @pytest.fixture(scope='module')

@@ -694,6 +694,50 @@ def test_records():
   assert not torch.equal(names['images'].reshape(5, 3, 2, 4), images)
 
 
+def test_recurrent_cells():
+  *_, ours = snippets('Recurrent cells')
+  random = np.random.RandomState(0)
+  sequences = random.normal(size=[2, 3, 4]).astype(np.float32)
+  kernel, bias = (random.normal(size=size).astype(np.float32) for size in ([9, 20], [20]))
+  c = h = np.zeros([2, 5])
+
+  def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+  outputs = []  # Of a BasicLSTMCell.
+  for t in range(3):
+    i, j, f, o = np.split(np.concatenate([sequences[:, t], h], 1) @ kernel + bias, 4, axis=1)
+    c = c * sigmoid(f + 1) + sigmoid(i) * np.tanh(j)
+    h = np.tanh(c) * sigmoid(o)
+    outputs.append(h)
+
+  def ordered(values):
+    i, j, f, o = np.split(values, 4, axis=-1)
+    return np.concatenate([i, f, j, o], axis=-1)
+
+  names = linear(kernel=kernel, bias=bias, sequences=torch.from_numpy(sequences), ordered=ordered,
+                 forget=np.repeat([0, 1, 0, 0], 5))
+  ours(names)
+  np.testing.assert_allclose(names['outputs'].detach(), np.stack(outputs, 1), rtol=1e-4, atol=1e-5)
+  swapped = nn.LSTM(4, 5)  # The traps.
+  assert swapped.bias_ih_l0.all() and swapped.bias_hh_l0.all()
+  swapped.load_state_dict(names['lstm'].state_dict())
+  found = swapped(names['sequences'])[0]
+  assert found.shape == names['outputs'].shape
+  assert not torch.allclose(found, names['outputs'], atol=0.01)
+
+
+def test_conditions():
+  *_, ours = snippets('tf.cond')
+  for value in (0.5, 5.0):
+    names = linear(loss=torch.tensor(value))
+    ours(names)
+    assert float(names['smaller']) == 0.5
+  root = torch.zeros([], requires_grad=True)
+  torch.where(root > 0, root.sqrt(), root).backward()
+  assert root.grad.isnan()  # Of both sides, although one was not wanted.
+
+
 def test_frozen_graph():
   graph, _, ours = snippets('A frozen graph')
   with linear_graph() as names:

@@ -69,6 +69,23 @@ def test_script_of_the_recipe_passes_and_finds_what_is_wrong(home):
   shutil.rmtree(home / 'exercises')
 
 
+def test_compiled_condition():
+  def shrink(loss):
+    return 0.1 * loss if loss > 1.0 else loss
+
+  with pytest.raises(Exception, match='[Dd]ata-dependent'):
+    torch.compile(shrink, backend='eager', fullgraph=True)(torch.tensor(5.0))
+  parts = []
+
+  def backend(graph, inputs):
+    parts.append(graph)
+    return graph
+
+  torch._dynamo.reset()
+  assert torch.compile(shrink, backend=backend)(torch.tensor(5.0)).item() == 0.5
+  assert len(parts) == 2
+
+
 def _padded_pool(network):
   network.pool = nn.MaxPool2d(3, 2, padding=1)
 
