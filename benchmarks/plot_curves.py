@@ -9,8 +9,6 @@ right precision @ 1 of the test images. Each run has a colour, each kind of eval
 Drawing needs matplotlib (the extra `plots`).
 """
 
-import cifar10_support  # noqa: F401. It imports TensorFlow without its chatter.
-
 import argparse
 import collections
 import contextlib
@@ -19,7 +17,8 @@ import os
 import sys
 
 import numpy as np
-import tensorflow.compat.v1 as tf
+
+from cifar10_support.quiet import tf
 
 LOSS = 'losses/total_loss/raw'
 PRECISION = 'precision @ 1'

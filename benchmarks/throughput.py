@@ -15,8 +15,6 @@ All programs are in memory at once, most of them with nearly a gigabyte: where t
 name some with --programs. Ctrl-C ends the run and shows what has been measured so far.
 """
 
-from cifar10_support import dataset  # First: it imports TensorFlow without its chatter.
-
 import argparse
 import contextlib
 import json
@@ -27,8 +25,8 @@ import subprocess
 import sys
 import tempfile
 
-import tensorflow.compat.v1 as tf
-
+from cifar10_support import dataset
+from cifar10_support.quiet import tf
 import programs
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))

@@ -3,9 +3,10 @@
   console      flags, --help, one-line errors, progress
   settings     the flags that several scripts share, and how flags set the constants of `cifar10`;
                hyperparameters: those of training, such as --momentum
-  tf_setup     graph mode, session settings, devices, bfloat16, TensorFlow's errors in plain words
-  dataset      find, verify or download CIFAR-10; synthetic: a generated stand-in for it
-  pictures     your own pictures, decoded and scaled
+  tf_setup     graph mode, session settings, devices, bfloat16, TensorFlow's errors in plain words;
+               quiet: importing TensorFlow without its chatter
+  dataset      find, verify or download a data set; synthetic: a generated stand-in for CIFAR-10
+  pictures     picture files of any format, as central squares
   files        one process at a time in a folder; files that appear whole or not at all
   runs         a run's directory and its run.json
   freezing     layers that training leaves as they are
@@ -13,64 +14,5 @@
   best         the best checkpoint of a run: --keep_best and --patience
   training     `training_session`: log, checkpoints, summaries, stopping; signals: Ctrl-C that saves
   summaries    histograms of a sample, and a picture of filters, for TensorBoard
-  report       what an evaluation shows in TensorBoard: curves, confusion matrix, mistakes
-
-Importing this package imports TensorFlow without its chatter, about a hundred lines, which
-`TF_CPP_MIN_LOG_LEVEL=0` brings back. It turns on oneDNN's convolutions on every x86 processor;
-TensorFlow itself does so only where it finds VNNI, but they are faster without it too
-(`TF_ENABLE_ONEDNN_OPTS=0` turns them off). And it gives each GPU two threads of its own: in the
-common pool what launches its kernels waits behind the input (`TF_GPU_THREAD_MODE=global`).
+  report       what an evaluation shows: curves, confusion matrix, mistakes
 """
-
-import contextlib
-import os
-import platform
-import sys
-import tempfile
-
-
-@contextlib.contextmanager
-def _stderr_held_back():
-  """Holds back what is written to standard error, and shows it only if the body fails."""
-  with contextlib.ExitStack() as stack:
-    try:
-      stderr = os.dup(2)
-      stack.callback(os.close, stderr)
-      held = stack.enter_context(tempfile.TemporaryFile())
-    except OSError:  # Standard error is closed (`2>&-`), or there is no room for a temporary file.
-      yield
-      return
-    os.dup2(held.fileno(), 2)
-    try:
-      yield
-    except BaseException:
-      held.seek(0)
-      os.write(stderr, held.read())
-      raise
-    finally:
-      os.dup2(stderr, 2)
-
-
-def _import_tensorflow():
-  if platform.machine() in ('x86_64', 'AMD64'):
-    os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '1')
-  if os.environ.setdefault('TF_GPU_THREAD_MODE', 'gpu_private') == 'gpu_private':
-    os.environ.setdefault('TF_GPU_THREAD_COUNT', '2')
-  if os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3') != '3':
-    import tensorflow.compat.v1  # noqa: F401
-    return
-  # TensorFlow's libraries log while they load, before anything reads that variable, and straight to
-  # the file descriptor.
-  with _stderr_held_back():
-    import tensorflow.compat.v1 as tf
-  tf.logging.set_verbosity(tf.logging.ERROR)
-
-
-if 'tensorflow' not in sys.modules:
-  try:
-    _import_tensorflow()
-  except ModuleNotFoundError as error:
-    if error.name != 'tensorflow':
-      raise
-    sys.exit(f'{sys.executable} has no TensorFlow: activate the virtual environment that has it '
-             '(. .venv/bin/activate), or install it here (pip install -e .).')

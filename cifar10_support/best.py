@@ -10,13 +10,12 @@ import json
 import os
 import shutil
 
-import tensorflow.compat.v1 as tf
-
 from cifar10_support import checkpoints
 from cifar10_support import console
 from cifar10_support import files
 from cifar10_support import runs
 from cifar10_support.console import UserError
+from cifar10_support.quiet import tf
 
 FLAGS = tf.app.flags.FLAGS
 

@@ -11,10 +11,10 @@ import os
 import re
 
 import numpy as np
-import tensorflow.compat.v1 as tf
 
 from cifar10_support import tf_setup
 from cifar10_support.console import UserError
+from cifar10_support.quiet import tf
 
 _ON_DISK = re.compile(r'(model\.ckpt-\d+)(?:\.index)?|(?!model\.ckpt)(.+[-_]\d+)\.data-0+-of-\d+')
 
@@ -46,8 +46,6 @@ def paths(directory):
     matches = [_ON_DISK.fullmatch(name) for name in os.listdir(directory)]
   except (FileNotFoundError, NotADirectoryError):
     return []
-  except OSError as error:
-    raise UserError(f'{directory} cannot be read: {error.strerror}.') from error
   names = {match.group(1) or match.group(2) for match in matches if match}
   names = sorted(names, key=step_in, reverse=True)
   try:
@@ -72,16 +70,15 @@ def latest_intact(directory):
   Returns:
     A `Checkpoint`, or None if the directory has none. If all are damaged it raises `Damaged`.
   """
-  damaged = None
-  for path in paths(directory):
+  found = paths(directory)
+  for path in found:
     try:
       return read(path)
     except Damaged as error:
       print(f'{error} Trying the one before it.')
-      damaged = error
-  if damaged:
+  if found:
     raise Damaged(f'{directory} has no checkpoint that can be read: put a good copy there, or '
-                  'name another directory.') from damaged
+                  'name another directory.')
   return None
 
 
@@ -124,19 +121,12 @@ def check_fits(checkpoint, variables):
   """Raises a `UserError` if a `Checkpoint` has no value that fits for one of {key: variable}."""
   for key, variable in sorted(variables.items()):
     if not fits(checkpoint, key, variable):
-      there = checkpoint.contents.get(key)
-      here = variable.dtype.base_dtype, variable.shape.as_list()
-      raise UserError(f'{checkpoint.path} does not fit this network: {key} {_described(there)} '
-                      f'there, and {_described(here)} here. Use the program and the flags of '
-                      'that run (see its run.json), or train this network in another directory or '
-                      'with --restart.')
-
-
-def _described(contents):
-  if contents is None:
-    return 'is missing'
-  dtype, shape = contents
-  return f'is {dtype.name} of shape {shape}'
+      kind = '{0.name} of shape {1}'
+      there = kind.format(*checkpoint.contents[key]) if key in checkpoint.contents else 'missing'
+      here = kind.format(variable.dtype.base_dtype, variable.shape.as_list())
+      raise UserError(f'{checkpoint.path} does not fit this network: {key} is {there} there, and '
+                      f'{here} here. Use the program and the flags of that run (see its run.json), '
+                      'or train this network in another directory or with --restart.')
 
 
 def restore(session, checkpoint, keys_and_variables):

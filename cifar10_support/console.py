@@ -33,11 +33,6 @@ class _PathParser(flags.ArgumentParser):
   """Reads a path, in which the shell leaves the ~ of `--train_dir=~/run` to us."""
 
   def parse(self, argument):
-    try:
-      argument.encode()
-    except UnicodeEncodeError:
-      raise ValueError(f'the locale, which uses {sys.getfilesystemencoding()}, cannot express '
-                       'this path: set LC_ALL=C.UTF-8') from None
     return os.path.expanduser(argument)
 
 
@@ -62,13 +57,13 @@ def run(main, takes_arguments=False):
     try:
       return main(arguments) if takes_arguments else main()
     except UserError as error:
-      return _fail(error, 1)
+      return complain(error)
     except BrokenPipeError:  # Whoever read our lines is gone (`| head`).
       return 1
     except OSError as error:
       if error.filename is None:
         raise
-      return _fail(f'{error.filename}: {error.strerror}.', 1)
+      return complain(f'{error.filename}: {error.strerror}.')
     except KeyboardInterrupt:
       return 130
 
@@ -127,9 +122,9 @@ def _parse_flags(argv, takes_arguments):
   try:
     arguments = flags.FLAGS(argv)[1:]
   except flags.Error as error:
-    sys.exit(_fail(f'{error} (--help lists the flags)', 2))
+    sys.exit(complain(f'{error} (--help lists the flags)', 2))
   if arguments and not takes_arguments:
-    sys.exit(_fail(f'{arguments[0]!r} is not a flag (--help lists them)', 2))
+    sys.exit(complain(f'{arguments[0]!r} is not a flag (--help lists them)', 2))
   return arguments
 
 
@@ -145,14 +140,10 @@ def _help():
   return '\n'.join(lines + ['', "--helpfull adds TensorFlow's and absl's flags."])
 
 
-def complain(message):
-  """Prints one line on standard error, after the script's name."""
+def complain(message, status=1):
+  """Prints one line on standard error, after the script's name; returns `status`, to exit with."""
   line = f"{os.path.basename(sys.argv[0])}: {' '.join(str(message).split())}"
   tqdm.tqdm.write(line, sys.stderr)  # Which puts it above a progress bar.
-
-
-def _fail(message, status):
-  complain(message)
   return status
 
 

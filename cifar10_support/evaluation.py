@@ -1,10 +1,9 @@
 """What evaluation and prediction share: which checkpoint, and which values of its variables."""
 
-import tensorflow.compat.v1 as tf
-
 from cifar10_support import checkpoints
 from cifar10_support import console
 from cifar10_support.console import UserError
+from cifar10_support.quiet import tf
 
 FLAGS = tf.app.flags.FLAGS
 

@@ -2,13 +2,11 @@
 
 import contextlib
 import os
-import time
 
 try:
   import fcntl
-except ImportError:  # Windows.
+except ImportError:  # Windows, where nothing keeps two processes apart.
   fcntl = None
-  import msvcrt
 
 
 @contextlib.contextmanager
@@ -19,38 +17,25 @@ def locked(folder, when_busy):
   function that returns whether the locked folder is still the one at that path. If it was moved or
   deleted, another process may be working in a new one there.
   """
-  path = folder if fcntl else os.path.join(folder, '.lock')  # Windows cannot open a folder.
-  descriptor = os.open(path, os.O_RDONLY if fcntl else os.O_RDWR | os.O_CREAT)
+  if not fcntl:
+    yield lambda: os.path.isdir(folder)
+    return
+  descriptor = os.open(folder, os.O_RDONLY)
 
   def is_in_place():
-    try:
-      return os.path.samestat(os.fstat(descriptor), os.stat(path))
-    except OSError:
-      return False
+    return os.path.exists(folder) and os.path.samestat(os.fstat(descriptor), os.stat(folder))
 
   try:
     try:
-      _lock(descriptor, wait=False)
+      fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
       when_busy()
-      _lock(descriptor, wait=True)
+      fcntl.flock(descriptor, fcntl.LOCK_EX)
     except OSError:
       pass  # This file system has no locks.
     yield is_in_place
   finally:
     os.close(descriptor)  # Which unlocks; so does the end of the process, however it comes.
-
-
-def _lock(descriptor, wait):
-  if fcntl:
-    return fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-  while True:
-    try:
-      return msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-    except PermissionError as error:
-      if not wait:
-        raise BlockingIOError from error
-    time.sleep(0.1)  # LK_LOCK, which waits, would give up after ten seconds.
 
 
 def publish(source, target):

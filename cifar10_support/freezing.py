@@ -1,8 +1,7 @@
 """Layers that training leaves as they are: --freeze names their scopes."""
 
-import tensorflow.compat.v1 as tf
-
 from cifar10_support.console import UserError
+from cifar10_support.quiet import tf
 
 
 def variables_to_train(frozen):

@@ -6,7 +6,7 @@ see `settings.from_flags`. docs/results.md has values that reach a higher precis
 
 import math
 
-import tensorflow.compat.v1 as tf
+from cifar10_support.quiet import tf
 
 tf.app.flags.DEFINE_integer('min_queue_examples', None,
                             'Images in the shuffle queue before the first step, and at least this '

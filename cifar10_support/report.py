@@ -8,7 +8,8 @@ import io
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
-import tensorflow.compat.v1 as tf
+
+from cifar10_support.quiet import tf
 
 # Of the confusion matrix: pixels on a side of a cell, and the size of the letters. TensorBoard
 # scales a picture to 350 pixels by leaving out some, which letters do not survive: that is the size

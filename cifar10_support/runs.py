@@ -13,12 +13,11 @@ import json
 import os
 import re
 
-import tensorflow.compat.v1 as tf
-
 from cifar10_support import checkpoints
 from cifar10_support import files
 from cifar10_support import tf_setup
 from cifar10_support.console import UserError
+from cifar10_support.quiet import tf
 
 RECORD = 'run.json'
 END = 'end.txt'

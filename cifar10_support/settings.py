@@ -7,11 +7,10 @@ name, such as --initial_learning_rate, sets the constant for one run of a script
 
 import contextlib
 
-import tensorflow.compat.v1 as tf
-
 from cifar10_support import dataset
 from cifar10_support import synthetic
 from cifar10_support.console import UserError
+from cifar10_support.quiet import tf
 
 FLAGS = tf.app.flags.FLAGS
 
@@ -43,34 +42,30 @@ def from_flags(model):
   """Synchronises flags and constants for as long as the context lasts.
 
   A flag on the command line sets its constant; a flag left out takes the constant's value. With
-  --synthetic the directories that were not named are those in cifar10/synthetic. Everything is
-  restored on exit, so that `main()` can be called again with other flags. `model` is the module
+  --synthetic the directories that were not named are those in cifar10/synthetic. All of this is
+  undone on exit, so that `main()` can be called again with other flags. `model` is the module
   `cifar10`.
   """
   is_synthetic = FLAGS.synthetic  # Reading a flag parses the command line, if nobody has yet.
-  names = [name for name in CONSTANTS if name in FLAGS]
-  directories = [name for name in _DIRECTORIES if name in FLAGS]
-  flag_values = {name: FLAGS[name].value for name in names + directories}
-  constant_values = {name: getattr(model, name.upper()) for name in names}
-  try:
+  with contextlib.ExitStack() as stack:
+    def set_for_now(owner, attribute, value):
+      stack.callback(setattr, owner, attribute, getattr(owner, attribute))
+      setattr(owner, attribute, value)
+
     if is_synthetic:
       for name in ('data_url', 'data_dir'):
         if not FLAGS[name].using_default_value:
           raise UserError(f'--synthetic and --{name}={FLAGS[name].value} name two data sets: give '
                           'one of them.')
-      FLAGS['data_url'].value = synthetic.URL
-      for name in directories:
-        if FLAGS[name].using_default_value:
-          FLAGS[name].value = FLAGS[name].value.replace('cifar10/', 'cifar10/synthetic/', 1)
-    for name in names:
-      if FLAGS[name].value is None:
-        FLAGS[name].value = getattr(model, name.upper())
+      set_for_now(FLAGS['data_url'], 'value', synthetic.URL)
+      for flag in [FLAGS[name] for name in _DIRECTORIES if name in FLAGS]:
+        if flag.using_default_value:
+          set_for_now(flag, 'value', flag.value.replace('cifar10/', 'cifar10/synthetic/', 1))
+    for flag in [FLAGS[name] for name in CONSTANTS if name in FLAGS]:
+      if flag.value is None:
+        set_for_now(flag, 'value', getattr(model, flag.name.upper()))
       else:
-        setattr(model, name.upper(), FLAGS[name].value)
+        set_for_now(model, flag.name.upper(), flag.value)
+    # What a data set will have set.
+    stack.callback(dataset.follow, dataset.CONSTANTS, vars(model), vars(model.cifar10_input))
     yield
-  finally:
-    for name, value in flag_values.items():
-      FLAGS[name].value = value
-    for name, value in constant_values.items():
-      setattr(model, name.upper(), value)
-    dataset.follow(dataset.CONSTANTS, vars(model), vars(model.cifar10_input))

@@ -1,5 +1,6 @@
 """Stopping a training run from outside: Ctrl-C, `kill`, a terminal that closes, a job's end."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -17,7 +18,7 @@ STOP_SIGNALS = tuple(getattr(signal, name) for name in ('SIGINT', 'SIGTERM', 'SI
 _ONE_REQUEST_SECS = 1
 
 
-class StopSignals:
+class StopSignals(contextlib.ExitStack):
   """A context in which signals are noted, so that training can finish its step and save.
 
   A second SIGINT or SIGTERM, more than a second later, ends the process at once, even while an
@@ -28,43 +29,30 @@ class StopSignals:
   Only the main thread may ask for signals; in any other this does nothing.
   """
 
-  def __init__(self):
-    self.received = None  # The first one, a `signal.Signals`.
-    self._handlers = {}
-    self._writer = None
+  received = None  # The first one, a `signal.Signals`.
 
   def __enter__(self):
     if threading.current_thread() is not threading.main_thread():
       return self
     # Python writes the number of a signal to one end as soon as it arrives.
-    reader, self._writer = socket.socketpair()
-    self._writer.setblocking(False)
-    self._wakeup_before = signal.set_wakeup_fd(self._writer.fileno())
+    reader, writer = socket.socketpair()
+    self.enter_context(writer)  # Closing it ends the thread.
+    writer.setblocking(False)
+    self.callback(signal.set_wakeup_fd, signal.set_wakeup_fd(writer.fileno()))
     threading.Thread(target=self._watch, args=(reader,), daemon=True).start()
     for number in STOP_SIGNALS:
       handler = signal.getsignal(number)
       # A shell that starts us in the background (`&`) makes us ignore Ctrl-C: it stays that way.
       if handler not in (signal.SIG_IGN, None):
-        self._handlers[number] = handler
         signal.signal(number, lambda number, frame: None)
+        self.callback(signal.signal, number, handler)
     return self
-
-  def __exit__(self, *error):
-    if not self._writer:
-      return
-    for number, handler in self._handlers.items():
-      signal.signal(number, handler)
-    signal.set_wakeup_fd(self._wakeup_before)
-    self._writer.close()  # Which ends the thread.
 
   def _watch(self, reader):
     with reader:
-      while True:
-        numbers = reader.recv(1)
-        if not numbers:
-          return
+      while numbers := reader.recv(1):
         number = numbers[0]
-        if number not in self._handlers:
+        if number not in STOP_SIGNALS:  # The program has handlers of its own.
           continue
         if self.received is None:
           self.received, self._since = signal.Signals(number), time.monotonic()
@@ -78,10 +66,8 @@ class StopSignals:
     `where` says what was saved where, as the end of a sentence, such as 'after step 7'.
     """
     if self.received:
-      try:
+      with contextlib.suppress(BrokenPipeError, console.UserError):  # The terminal may be gone.
         print(f'Stopped by {self.received.name} {where}.')
-      except (BrokenPipeError, console.UserError):  # The terminal may be gone.
-        pass
       sys.exit(128 + self.received)
 
 

@@ -1,9 +1,8 @@
 """Summaries that a graph collects beyond those of `tf.summary`: of samples, and of filters."""
 
-import itertools
-
 import numpy as np
-import tensorflow.compat.v1 as tf
+
+from cifar10_support.quiet import tf
 
 # Histograms sample about this many values; tensors up to six times this size are used whole.
 _HISTOGRAM_VALUES = 10000
@@ -59,10 +58,8 @@ def _unused(tag):
 
   They would where a program builds the network twice, or merges the summaries of all its towers.
   """
-  used = {used_tag for summary in tf.get_collection(tf.GraphKeys.SUMMARIES)
-          for tags in summary.op.inputs[:1] for used_tag in np.ravel(tf.get_static_value(tags))}
-  numbered = (f'{tag}_{i}' for i in itertools.count(1))
-  return next(name for name in itertools.chain([tag], numbered) if name.encode() not in used)
+  with tf.name_scope(None):  # From here names are counted apart from those of ops and scopes.
+    return tf.get_default_graph().unique_name(f'tag/{tag}').removeprefix('tag/')
 
 
 def _collect(summary):

@@ -9,8 +9,6 @@ import os
 
 import numpy as np
 
-from cifar10_support import console
-
 # Where a URL is expected, this one asks for generated images.
 URL = 'synthetic:'
 
@@ -39,15 +37,13 @@ def make_data_set(data_dir, records_per_file=10000):
   """
   folder = os.path.join(data_dir, _FOLDER)
   os.makedirs(folder)
-  with console.progress('Generating', len(_FILES) * records_per_file, 'images') as progress:
-    for i, name in enumerate(_FILES):
-      # numpy has frozen the streams of RandomState for all its versions; default_rng may change.
-      random = np.random.RandomState(seed=i)
-      labels = random.permutation(records_per_file) % 10
-      with open(os.path.join(folder, name), 'wb') as out:
-        for start in range(0, records_per_file, 1000):
-          out.write(_records(labels[start:start + 1000], random).tobytes())
-          progress.update(len(labels[start:start + 1000]))
+  for i, name in enumerate(_FILES):
+    # numpy has frozen the streams of RandomState for all its versions; default_rng may change.
+    random = np.random.RandomState(seed=i)
+    labels = random.permutation(records_per_file) % 10
+    with open(os.path.join(folder, name), 'wb') as out:
+      for start in range(0, records_per_file, 1000):
+        out.write(_records(labels[start:start + 1000], random).tobytes())
   with open(os.path.join(folder, _CLASSES_FILE), 'w') as out:
     out.writelines(f'{name}\n' for name in CLASSES)
 

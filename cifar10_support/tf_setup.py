@@ -7,9 +7,8 @@ import json
 import os
 import re
 
-import tensorflow.compat.v1 as tf
-
 from cifar10_support.console import UserError
+from cifar10_support.quiet import tf
 
 _CPUINFO = '/proc/cpuinfo'
 
@@ -151,20 +150,12 @@ def check_single_machine():
 
   Job operators set TF_CONFIG even where there is only one machine: then training runs here.
   """
-  text = os.environ.get('TF_CONFIG')
-  if not text:
-    return
-  try:
-    jobs = json.loads(text).get('cluster') or {}
-    num_tasks = sum(len(addresses) for addresses in jobs.values())
-  except (ValueError, AttributeError, TypeError) as error:
-    raise UserError(f'TF_CONFIG does not describe a cluster ({error}): unset it to train on this '
-                    'machine alone.') from error
-  if num_tasks > 1 or 'ps' in jobs:
-    raise UserError(f'TF_CONFIG describes a cluster of {num_tasks} tasks: run python -m '
-                    'cifar10_cluster in each of them, or unset TF_CONFIG to train on this '
-                    'machine alone.')
-  print('TF_CONFIG describes no other task: training on this machine alone.')
+  with contextlib.suppress(ValueError, AttributeError, TypeError):  # Any nonsense is no lone task.
+    jobs = json.loads(os.environ.get('TF_CONFIG') or '{}').get('cluster') or {}
+    if sum(map(len, jobs.values())) < 2 and 'ps' not in jobs:
+      return
+  raise UserError('TF_CONFIG is for a cluster: run python -m cifar10_cluster in each of its tasks, '
+                  'or unset it to train on this machine alone.')
 
 
 def file_error(error):

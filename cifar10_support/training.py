@@ -7,8 +7,6 @@ import re
 import sys
 import time
 
-import tensorflow.compat.v1 as tf
-
 from cifar10_support import checkpoints
 from cifar10_support import console
 from cifar10_support import hyperparameters
@@ -16,6 +14,7 @@ from cifar10_support import runs
 from cifar10_support import settings
 from cifar10_support import tf_setup
 from cifar10_support.console import UserError
+from cifar10_support.quiet import tf
 from cifar10_support.signals import StopSignals
 
 FLAGS = tf.app.flags.FLAGS
@@ -54,7 +53,7 @@ def training_session(train_op, loss, examples_per_step, data, num_cpus=1, hooks=
   (`session.should_stop()`) after --max_steps.
 
   After Ctrl-C, for example, `StopSignals` notes the signal, the step finishes, `should_stop()` is
-  true, `_SaveHook` writes the last checkpoint, and the process exits with the signal's status.
+  true, `_Steps` writes the last checkpoint, and the process exits with the signal's status.
 
   Args:
     train_op: what runs a step, see `cifar10.train`: an op or a tensor.
@@ -62,7 +61,7 @@ def training_session(train_op, loss, examples_per_step, data, num_cpus=1, hooks=
     examples_per_step: how many images a step takes.
     data: what to record of the data, see `dataset.DataSet.seen_as`.
     num_cpus: how many logical devices the processor is split into, see `tf_setup.tower_devices`.
-    hooks: further hooks; they are called in every run, after the log and before what saves.
+    hooks: further hooks; they are called in every run, before the log and what saves.
     session_creator: makes a `tf.train.SessionCreator` of a scaffold and a `tf.ConfigProto`.
     signals: a `StopSignals` context that is already entered, or None for one of our own.
 
@@ -89,10 +88,8 @@ def training_session(train_op, loss, examples_per_step, data, num_cpus=1, hooks=
                if path != checkpoint.path and os.path.basename(path).startswith('model.ckpt-')]
       saver.recover_last_checkpoints(older + [checkpoint.path])
     scaffold = _scaffold(saver, None if checkpoint else _initial_values(data))
-    step = _Step(train_op, loss)
-    log = _LogHook(step, train_dir, examples_per_step)
-    # A loss that is not finite stops in the log, which comes first: the last checkpoint stays.
-    all_hooks, is_compiled = [log, *hooks, step], False
+    steps = _Steps(train_op, loss, examples_per_step, train_dir, scaffold)
+    all_hooks, is_compiled = [*hooks, steps], False
     if not checkpoint or checkpoint.step < FLAGS.max_steps:
       runs.record_start(train_dir, _flags(), data)
       print(f'Resuming {train_dir} from step {checkpoint.step}.' if checkpoint
@@ -102,16 +99,23 @@ def training_session(train_op, loss, examples_per_step, data, num_cpus=1, hooks=
       elif FLAGS.seed is not None and checkpoint:
         print(f'--seed repeats this run only if it stops at step {checkpoint.step} again.')
       is_compiled = FLAGS.xla and tf_setup.can_compile()
-      all_hooks += _recording_hooks(stack, train_dir, scaffold, step, log)
+      # An event file of its own for each start: two in a second would share a name.
+      steps.writer = stack.enter_context(tf.summary.FileWriter(
+          train_dir, tf.get_default_graph(), filename_suffix=f'.{time.time_ns()}'))
+      if FLAGS.profile_steps:
+        # This hook's event file comes from a cache, and nobody else closes it.
+        stack.callback(tf.summary.FileWriterCache.clear)
+        all_hooks.append(tf.train.ProfilerHook(save_steps=FLAGS.profile_steps,
+                                               output_dir=train_dir))
     config = tf_setup.session_config(FLAGS.log_device_placement, num_cpus, is_compiled)
     creator = (session_creator or tf.train.ChiefSessionCreator)(scaffold, config=config)
-    with TrainingSession(creator, step, log, all_hooks, signals) as session:
+    with TrainingSession(creator, steps, all_hooks, signals) as session:
       yield session
-  signals.exit_if_received(f'after step {step.number}; {console.same_command()} resumes from '
+  signals.exit_if_received(f'after step {steps.number}; {console.same_command()} resumes from '
                            f'there, in {train_dir}')
-  if log.log_error:  # Reported now that the run is safe on disk.
-    raise log.log_error
-  _say_what_is_next(train_dir, step)
+  if steps.log_error:  # Reported now that the run is safe on disk.
+    raise steps.log_error
+  _say_what_is_next(train_dir, steps)
 
 
 def _scaffold(saver, initial):
@@ -126,30 +130,13 @@ def _scaffold(saver, initial):
   return tf.train.Scaffold(saver=saver, init_fn=restore)
 
 
-def _recording_hooks(stack, train_dir, scaffold, step, log):
-  """Returns the hooks for a start that trains; `stack` closes the files that they write."""
-  # An event file of its own for each start: two in a second would share a name.
-  writer = stack.enter_context(tf.summary.FileWriter(
-      train_dir, tf.get_default_graph(), filename_suffix=f'.{time.time_ns()}'))
-  hooks = [_StagingHook(step)]
-  if FLAGS.save_summaries_steps:
-    log.writer = writer
-    hooks.append(_SummaryHook(step, writer, scaffold))
-  hooks.append(_SaveHook(step, train_dir, scaffold))
-  if FLAGS.profile_steps:
-    # This hook's event file comes from a cache, and nobody else closes it.
-    stack.callback(tf.summary.FileWriterCache.clear)
-    hooks.append(tf.train.ProfilerHook(save_steps=FLAGS.profile_steps, output_dir=train_dir))
-  return hooks
-
-
-def _say_what_is_next(train_dir, step):
-  if step.why_to_end:
-    print(f'{train_dir} has ended at step {step.number}: {step.why_to_end}.')
-  elif step.number >= FLAGS.max_steps:
+def _say_what_is_next(train_dir, steps):
+  if steps.why_to_end:
+    print(f'{train_dir} has ended at step {steps.number}: {steps.why_to_end}.')
+  elif steps.number >= FLAGS.max_steps:
     data = ''.join(f' --{name}={FLAGS[name].value}' for name in ('synthetic', 'data_dir')
                    if name in FLAGS and not FLAGS[name].using_default_value)
-    print(f'{train_dir} has reached step {step.number}. Raise --max_steps to train further, or '
+    print(f'{train_dir} has reached step {steps.number}. Raise --max_steps to train further, or '
           f'evaluate it:\n  python {EVALUATOR} --run_once --checkpoint_dir={train_dir}{data}')
 
 
@@ -246,207 +233,139 @@ class _Saver(tf.train.Saver):
     train_dir = os.path.dirname(save_path)
     if not session.run(self._finite):
       raise UserError(f'The weights are no longer finite. {_advice(train_dir)}')
-    vanished = UserError(f'{train_dir} has vanished, or another directory has taken its place. '
-                         f'Put it back, then run {console.same_command()} again to resume from '
-                         'the last checkpoint in it.')
     if not self._is_in_place():
-      raise vanished
-    try:
-      return super().save(session, save_path, *args, **kwargs)
-    except ValueError as error:  # TensorFlow's, if it vanishes just now.
-      raise vanished from error
+      raise UserError(f'{train_dir} has vanished, or another directory has taken its place. Put it '
+                      f'back, then run {console.same_command()} again to resume from the last '
+                      'checkpoint in it.')
+    return super().save(session, save_path, *args, **kwargs)
 
 
 class TrainingSession(tf.train.MonitoredSession):
   """A `tf.train.MonitoredSession` in which most steps take a shortcut.
 
   Calling hooks takes a good part of a millisecond (benchmarks/loop.py), and a GPU may need no more
-  for the whole step. So a run of nothing but the step calls them only if one of them wants to fetch
-  something; otherwise their `after_step` is enough.
+  for the whole step. So a run of nothing but the step calls them only if there are others than
+  `_Steps`, which may want to be called in every run, or if the step's summaries are to be written.
   """
 
-  def __init__(self, session_creator, step, log, hooks, signals):
-    self._step, self._log, self._signals = step, log, signals
+  def __init__(self, session_creator, steps, hooks, signals):
+    self._steps, self._signals = steps, signals
     self._last_step = FLAGS.max_steps
-    # Any other hook may want to be called in every run.
-    self._followers = hooks if all(isinstance(hook, _Hook) for hook in hooks) else None
+    self._is_alone = hooks == [steps]
     super().__init__(session_creator, hooks)
 
   def should_stop(self):
     """Returns whether that was the last step, or a signal or --patience ends training."""
-    return bool(self._step.number >= self._last_step or self._signals.received
-                or self._log.log_error or self._step.why_to_end or super().should_stop())
+    return bool(self._steps.number >= self._last_step or self._signals.received
+                or self._steps.log_error or self._steps.why_to_end or super().should_stop())
 
   def run(self, fetches, feed_dict=None, options=None, run_metadata=None):
     """Runs `fetches`, like `tf.Session.run`; a step counts if the step's op is among them."""
-    if (fetches is not self._step.train_op or (feed_dict, options, run_metadata) != (None,) * 3
-        or self._followers is None
-        or any(hook.is_called_at(self._step.number) for hook in self._followers)):
-      return super().run(fetches, feed_dict, options, run_metadata)
-    loss, number, value = self._step.shortcut()
-    self._log.check(loss)
-    self._step.number = int(number)
-    for hook in self._followers:
-      hook.after_step(self._step.session)
-    return value
+    if (self._is_alone and fetches is self._steps.train_op
+        and (feed_dict, options, run_metadata) == (None,) * 3 and not self._steps.want_summaries()):
+      return self._steps.run_next()
+    return super().run(fetches, feed_dict, options, run_metadata)
 
 
-class _Hook(tf.train.SessionRunHook):
-  """A hook that follows the steps, and of them needs to be called only in some."""
+class _Steps(tf.train.SessionRunHook):
+  """Counts the steps, logs them, and writes summaries and checkpoints when it is time for them.
 
-  def __init__(self, step):
-    self._step = step
+  TensorFlow has a hook for each of these. They want to be called in every step; and
+  `tf.train.CheckpointSaverHook` writes a checkpoint at each start too, over the one that was just
+  restored: a kill at that moment would cost it.
+  """
 
-  def is_called_at(self, number):
-    """Returns whether it must be called for the next step, after that many."""
-    return False
-
-  def after_step(self, session):
-    """What it does after every step, called or not."""
-
-  def after_run(self, run_context, run_values):
-    if self._step.is_in(run_context):
-      self.after_step(run_context.session)
-
-
-class _Step(_Hook):
-  """What a step is, and how many have been trained: the other hooks look at its `number`."""
-
-  def __init__(self, train_op, loss):
-    self.train_op, self.loss = train_op, loss
+  def __init__(self, train_op, loss, examples_per_step, train_dir, scaffold):
+    self.train_op, self._loss = train_op, loss
+    self._examples_per_step, self._train_dir = examples_per_step, train_dir
+    self._scaffold = scaffold
+    self.writer = None  # A `tf.summary.FileWriter`, if this start may write to the run.
+    self.log_error = None  # Why the log cannot be written: a full disk, no reader (`| head`).
     self.why_to_end = None  # What `runs.why_to_end` said.
     self._global_step = tf.train.get_global_step()
     with tf.control_dependencies([train_op]):
       self._updated = self._global_step.read_value()
 
-  def is_in(self, run_context):
-    """Returns whether a run includes the step."""
-    op = getattr(self.train_op, 'op', self.train_op)
-    return any(getattr(fetch, 'op', fetch) is op
-               for fetch in tf.nest.flatten(run_context.original_args.fetches))
-
   def after_create_session(self, session, coord):
-    self.session = session  # The one inside the `tf.train.MonitoredSession`.
+    self._session = session  # The one inside the `tf.train.MonitoredSession`.
     self._read = session.make_callable(self._global_step)
     # Unlike `Session.run`, a callable works out once and for all what to run.
-    self.shortcut = session.make_callable([self.loss, self._updated, self.train_op])
-    self.number = int(self._read())
-
-  def after_run(self, run_context, run_values):
-    self.number = int(self._read())
-
-
-class _StagingHook(_Hook):
-  """Has the first batches copied to the GPUs, see `cifar10_input.stage`."""
-
-  def begin(self):
-    self._ops = tf.get_collection(tf_setup.STAGING)
-
-  def after_create_session(self, session, coord):
-    # If the input fails, the coordinator has the cause, and raises it when the session closes.
+    self._shortcut = session.make_callable([self._updated, self.train_op, self._loss])
+    self.number = int(self._read())  # Of steps that have been trained.
+    self._unlogged, self._logged_time = 0, time.perf_counter()
+    if not self.writer:
+      return
+    # The first batches, see `cifar10_input.stage`. If the input fails, the coordinator has the
+    # cause, and raises it when the session closes.
     with coord.stop_on_exception():
-      session.run(self._ops)
-
-
-class _LogHook(_Hook):
-  """Prints the log lines, and stops when the loss is not finite."""
-
-  def __init__(self, step, train_dir, examples_per_step):
-    super().__init__(step)
-    self._train_dir = train_dir
-    self._examples_per_step = examples_per_step
-    self.log_error = None  # Why the log cannot be written: a full disk, no reader (`| head`).
-    self.writer = None  # A `tf.summary.FileWriter` for the speed.
-
-  def after_create_session(self, session, coord):
-    self._steps, self._logged_time = 0, time.perf_counter()
-
-  def before_run(self, run_context):
-    if self._step.is_in(run_context):
-      return tf.train.SessionRunArgs(self._step.loss)
-
-  def after_run(self, run_context, run_values):
-    if run_values.results is not None:
-      self.check(run_values.results)
-
-  def check(self, loss):
-    """Stops if the loss is not finite, and prints a log line if it is time for one."""
-    number = self._step.number  # Of the step that has just run: the counter comes later.
-    if not math.isfinite(loss):
-      raise UserError(f'The loss is {loss} at step {number}. {_advice(self._train_dir)}')
-    self._steps += 1
-    if number % FLAGS.log_frequency == 0:
-      try:
-        self._print(number, loss)
-      except (BrokenPipeError, UserError) as error:
-        self.log_error = error
-
-  def _print(self, number, loss):
-    now = time.perf_counter()
-    secs_per_step = (now - self._logged_time) / self._steps
-    examples_per_sec = self._examples_per_step / secs_per_step
-    console.log(f'step {number}, loss = {loss:.2f} ({examples_per_sec:.1f} examples/sec; '
-                f'{secs_per_step:.3f} sec/batch)')
-    if self.writer:
-      value = tf.Summary.Value(tag='examples/sec', simple_value=examples_per_sec)
-      self.writer.add_summary(tf.Summary(value=[value]), number)
-    self._steps, self._logged_time = 0, now
-    self._step.why_to_end = runs.why_to_end(self._train_dir)
-
-
-class _SummaryHook(_Hook):
-  """Writes the summaries of every --save_summaries_steps-th step.
-
-  `tf.train.SummarySaverHook` wants to be called in every step.
-  """
-
-  def __init__(self, step, writer, scaffold):
-    super().__init__(step)
-    self._writer, self._scaffold = writer, scaffold
-
-  def is_called_at(self, number):
-    return number % FLAGS.save_summaries_steps == 0
-
-  def after_create_session(self, session, coord):
-    # From here on TensorBoard drops what a start that was killed had written after the checkpoint.
-    self._writer.add_session_log(tf.SessionLog(status=tf.SessionLog.START), self._step.number + 1)
-
-  def before_run(self, run_context):
-    if self._step.is_in(run_context) and self.is_called_at(self._step.number):
-      return tf.train.SessionRunArgs(self._scaffold.summary_op)
-
-  def after_run(self, run_context, run_values):
-    if run_values.results is not None:
-      self._writer.add_summary(run_values.results, self._step.number)
-
-
-class _SaveHook(_Hook):
-  """Writes a checkpoint of a new run, every --save_checkpoint_secs, and at the end.
-
-  `tf.train.CheckpointSaverHook` writes one at each start too, over the one that was just restored:
-  a kill at that moment would cost it.
-  """
-
-  def __init__(self, step, train_dir, scaffold):
-    super().__init__(step)
-    self._train_dir, self._scaffold = train_dir, scaffold
-
-  def after_create_session(self, session, coord):
+      session.run(session.graph.get_collection(tf_setup.STAGING))
+    if FLAGS.save_summaries_steps:
+      # TensorBoard drops what a start that was killed had written from here on.
+      self.writer.add_session_log(tf.SessionLog(status=tf.SessionLog.START), self.number + 1)
     tf.train.write_graph(session.graph, self._train_dir, 'graph.pbtxt')
     if not self._scaffold.saver.last_checkpoints:  # A new run.
-      self._save(session)
-    self._saved_step, self._saved_time = self._step.number, time.monotonic()
+      self._save()
+    self._saved_step, self._saved_time = self.number, time.monotonic()
 
-  def after_step(self, session):
-    if time.monotonic() - self._saved_time >= FLAGS.save_checkpoint_secs:
-      self._save(session)
+  def want_summaries(self):
+    """Returns whether the summaries of the next step are to be written."""
+    return bool(self.writer and FLAGS.save_summaries_steps
+                and self.number % FLAGS.save_summaries_steps == 0
+                and self._scaffold.summary_op is not None)
+
+  def run_next(self):
+    """Runs a step, past the hooks; returns the value of `train_op`."""
+    number, value, loss = self._shortcut()
+    self._follow(int(number), loss)
+    return value
+
+  def before_run(self, run_context):
+    op = getattr(self.train_op, 'op', self.train_op)
+    if any(getattr(fetch, 'op', fetch) is op
+           for fetch in tf.nest.flatten(run_context.original_args.fetches)):
+      summary = [self._scaffold.summary_op] if self.want_summaries() else []
+      return tf.train.SessionRunArgs([self._loss] + summary)
+
+  def after_run(self, run_context, run_values):
+    number = int(self._read())
+    if run_values.results:
+      self._follow(number, *run_values.results)
+    self.number = number  # It may have counted otherwise.
+
+  def _follow(self, number, loss, summary=None):
+    """Does what comes after a step, after which the global step is `number`."""
+    if not math.isfinite(loss):  # Before anything is saved: the last checkpoint stays.
+      raise UserError(f'The loss is {loss} at step {self.number}. {_advice(self._train_dir)}')
+    self._unlogged += 1
+    if self.number % FLAGS.log_frequency == 0:
+      try:
+        self._log(loss)
+      except (BrokenPipeError, UserError) as error:
+        self.log_error = error
+    self.number = number
+    if summary:
+      self.writer.add_summary(summary, self.number)
+    if self.writer and time.monotonic() - self._saved_time >= FLAGS.save_checkpoint_secs:
+      self._save()
+
+  def _log(self, loss):
+    now = time.perf_counter()
+    secs_per_step = (now - self._logged_time) / self._unlogged
+    examples_per_sec = self._examples_per_step / secs_per_step
+    console.log(f'step {self.number}, loss = {loss:.2f} ({examples_per_sec:.1f} examples/sec; '
+                f'{secs_per_step:.3f} sec/batch)')
+    if self.writer and FLAGS.save_summaries_steps:
+      value = tf.Summary.Value(tag='examples/sec', simple_value=examples_per_sec)
+      self.writer.add_summary(tf.Summary(value=[value]), self.number)
+    self._unlogged, self._logged_time = 0, now
+    self.why_to_end = runs.why_to_end(self._train_dir)
+
+  def _save(self):
+    self._scaffold.saver.save(self._session, os.path.join(self._train_dir, 'model.ckpt'),
+                              global_step=self.number)
+    self.why_to_end = runs.why_to_end(self._train_dir)
+    self._saved_step, self._saved_time = self.number, time.monotonic()
 
   def end(self, session):
-    if self._step.number != self._saved_step:
-      self._save(session)
-
-  def _save(self, session):
-    self._scaffold.saver.save(session, os.path.join(self._train_dir, 'model.ckpt'),
-                              global_step=self._step.number)
-    self._step.why_to_end = runs.why_to_end(self._train_dir)
-    self._saved_step, self._saved_time = self._step.number, time.monotonic()
+    if self.writer and self.number != self._saved_step:
+      self._save()

@@ -5,7 +5,6 @@ import importlib.util
 import os
 import sys
 import threading
-import types
 
 import pytest
 
@@ -23,13 +22,6 @@ def refuse():
 @pytest.fixture
 def windows(monkeypatch):
   """The module as Windows loads it, with system calls that fail as they do there."""
-  def locking(descriptor, mode, count):
-    assert (mode, count) == (2, 1)
-    try:
-      fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-      raise PermissionError(errno.EACCES, os.strerror(errno.EACCES)) from error
-
   def open_file(path, *args):
     if os.path.isdir(path):
       raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
@@ -44,39 +36,33 @@ def windows(monkeypatch):
   module = importlib.util.module_from_spec(spec)
   with monkeypatch.context() as imports:
     imports.setitem(sys.modules, 'fcntl', None)
-    imports.setitem(sys.modules, 'msvcrt', types.SimpleNamespace(locking=locking, LK_NBLCK=2))
     spec.loader.exec_module(module)
   monkeypatch.setattr(os, 'open', open_file)
   monkeypatch.setattr(os, 'fsync', fsync)
   return module
 
 
-@pytest.fixture(params=['posix', 'windows'])
-def module(request):
-  return files if request.param == 'posix' else request.getfixturevalue('windows')
-
-
-def test_folder_is_for_one_at_a_time_and_free_afterwards(module, tmp_path):
-  with module.locked(str(tmp_path), when_busy=refuse):
+def test_folder_is_for_one_at_a_time_and_free_afterwards(tmp_path):
+  with files.locked(str(tmp_path), when_busy=refuse):
     with pytest.raises(Busy):
-      with module.locked(str(tmp_path), when_busy=refuse):
+      with files.locked(str(tmp_path), when_busy=refuse):
         pass
   with pytest.raises(ZeroDivisionError):
-    with module.locked(str(tmp_path), when_busy=refuse):
+    with files.locked(str(tmp_path), when_busy=refuse):
       1 / 0
-  with module.locked(str(tmp_path), when_busy=refuse):
+  with files.locked(str(tmp_path), when_busy=refuse):
     pass
 
 
-def test_second_waits_until_the_first_is_done(module, tmp_path):
+def test_second_waits_until_the_first_is_done(tmp_path):
   waits, events = threading.Event(), []
 
   def second():
-    with module.locked(str(tmp_path), when_busy=waits.set):
+    with files.locked(str(tmp_path), when_busy=waits.set):
       events.append('second')
 
   thread = threading.Thread(target=second, daemon=True)
-  with module.locked(str(tmp_path), when_busy=refuse):
+  with files.locked(str(tmp_path), when_busy=refuse):
     thread.start()
     assert waits.wait(60)
     events.append('first')
@@ -93,10 +79,10 @@ def test_file_system_without_locks_will_do(tmp_path, monkeypatch):
     assert is_in_place()
 
 
-def test_folder_that_was_replaced_is_no_longer_in_place(module, tmp_path):
+def test_folder_that_was_replaced_is_no_longer_in_place(tmp_path):
   folder = tmp_path / 'folder'
   folder.mkdir()
-  with module.locked(str(folder), when_busy=refuse) as is_in_place:
+  with files.locked(str(folder), when_busy=refuse) as is_in_place:
     assert is_in_place()
     (folder / 'file').touch()
     assert is_in_place()
@@ -109,10 +95,15 @@ def test_folder_that_was_replaced_is_no_longer_in_place(module, tmp_path):
     assert is_in_place()
 
 
-def test_missing_folder_is_an_error(module, tmp_path):
+def test_missing_folder_is_an_error(tmp_path):
   with pytest.raises(FileNotFoundError):
-    with module.locked(str(tmp_path / 'nowhere'), when_busy=refuse):
+    with files.locked(str(tmp_path / 'nowhere'), when_busy=refuse):
       pass
+
+
+def test_system_without_locks_will_do(windows, tmp_path):
+  with windows.locked(str(tmp_path), when_busy=refuse) as is_in_place:
+    assert is_in_place()
 
 
 def test_folder_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
@@ -128,6 +119,11 @@ def test_folder_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
   assert sorted(events[:-3]) == ['new/file', 'new/inner', 'new/inner/other']
   assert events.index('new/inner/other') < events.index('new/inner')
   assert (tmp_path / 'name' / 'inner' / 'other').read_text() == 'whole'
+
+
+@pytest.fixture(params=['posix', 'windows'])
+def module(request):
+  return files if request.param == 'posix' else request.getfixturevalue('windows')
 
 
 def test_file_replaces_the_one_with_its_name(module, tmp_path, monkeypatch):

@@ -45,7 +45,8 @@ def test_imports_only_point_down(place, above):
 
 
 def test_top_level_has_few_files():
-  assert SCRIPTS >= {'cifar10_train', 'cifar10_multi_gpu_train', 'cifar10_eval', 'cifar10_predict'}
+  assert SCRIPTS >= {'cifar10_train', 'cifar10_multi_gpu_train', 'cifar10_eval', 'cifar10_predict',
+                     'cifar10_convert'}
   assert len(MODULES) <= 7
   # A package of that name would hide cifar10.py.
   assert not (HOUSE / 'cifar10' / '__init__.py').exists()

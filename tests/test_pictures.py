@@ -6,6 +6,7 @@ from PIL import Image
 import pytest
 import tensorflow.compat.v1 as tf
 
+import cifar10_predict
 from cifar10_support import pictures
 from cifar10_support.console import UserError
 
@@ -102,7 +103,7 @@ def decode():
   """Decodes a picture from its contents, in a graph."""
   with tf.Graph().as_default(), tf.Session() as session:
     contents = tf.placeholder(tf.string, [None])
-    images = pictures.decode(contents, 32, 3)
+    images = cifar10_predict.decode(contents, 32, 3)
     assert (images.dtype, images.shape.as_list()) == (tf.uint8, [None, 32, 32, 3])
     yield lambda *pictures: session.run(images, {contents: pictures})
 

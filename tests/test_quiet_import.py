@@ -37,7 +37,7 @@ import os
 os.write(2, b"chatter\\n")
 print("level", os.environ["TF_CPP_MIN_LOG_LEVEL"])
 '''
-THEN_WARN = 'import cifar10_support, os; os.write(2, b"heard\\n")'
+THEN_WARN = 'import os, cifar10_support.quiet; os.write(2, b"heard\\n")'
 
 
 def test_chatter_of_the_import_is_held_back_and_what_follows_is_not(run):
@@ -52,10 +52,10 @@ def test_user_who_asks_for_the_chatter_gets_it(run):
   assert process.stdout == 'level 1\n'
 
 
-def test_failing_import_shows_what_was_held_back(run):
+def test_failing_import_shows_its_error(run):
   process = run(THEN_WARN, CHATTER + 'raise ImportError("no such library")')
   assert process.returncode == 1
-  assert process.stderr.startswith('chatter\n')
+  assert 'chatter' not in process.stderr
   assert process.stderr.endswith('ImportError: no such library\n')
 
 
@@ -65,12 +65,12 @@ ONEDNN = 'import os; print("oneDNN", os.environ.get("TF_ENABLE_ONEDNN_OPTS"))'
 @pytest.mark.parametrize('machine, expected', [('x86_64', '1'), ('AMD64', '1'), ('arm64', 'None')])
 def test_onednn_is_on_before_the_import_on_x86(run, machine, expected):
   process = run('import platform; platform.machine = lambda: %r\n'
-                'import cifar10_support' % machine, ONEDNN)
+                'import cifar10_support.quiet' % machine, ONEDNN)
   assert process.stdout.splitlines()[0] == 'oneDNN ' + expected
 
 
 def test_user_who_turns_onednn_off_has_it_off(run):
-  process = run('import cifar10_support', ONEDNN, TF_ENABLE_ONEDNN_OPTS='0')
+  process = run('import cifar10_support.quiet', ONEDNN, TF_ENABLE_ONEDNN_OPTS='0')
   assert process.stdout.splitlines()[0] == 'oneDNN 0'
 
 
@@ -84,23 +84,18 @@ print(*(os.environ.get("TF_GPU_THREAD_" + name) for name in ("MODE", "COUNT")))
     ({}, 'gpu_private 2'), ({'TF_GPU_THREAD_COUNT': '4'}, 'gpu_private 4'),
     ({'TF_GPU_THREAD_MODE': 'global'}, 'global None')])
 def test_each_gpu_has_threads_of_its_own_unless_the_user_decides(run, environment, expected):
-  process = run('import cifar10_support', THREADS, **environment)
+  process = run('import cifar10_support.quiet', THREADS, **environment)
   assert process.stdout.splitlines()[0] == expected
 
 
 def test_closed_standard_error_will_do(run):
-  process = run('import os; os.close(2); import cifar10_support; print("imported")', '')
+  process = run('import os; os.close(2); import cifar10_support.quiet; print("imported")', '')
   assert (process.returncode, process.stdout) == (0, 'verbosity 40\nimported\n')
-
-
-def test_without_a_folder_for_temporary_files_the_chatter_is_shown(run):
-  process = run('import tempfile; tempfile.tempdir = "/nowhere"; ' + THEN_WARN, CHATTER)
-  assert (process.returncode, process.stderr) == (0, 'chatter\nheard\n')
 
 
 def test_package_can_be_imported_by_another_thread(run):
   process = run('import threading\n'
-                'thread = threading.Thread(target=__import__, args=["cifar10_support"])\n'
+                'thread = threading.Thread(target=__import__, args=["cifar10_support.quiet"])\n'
                 'thread.start(); thread.join()', CHATTER)
   assert (process.returncode, process.stderr) == (0, '')
 
@@ -123,7 +118,7 @@ def test_python_without_tensorflow_is_one_line(script):
 
 
 def test_broken_tensorflow_is_not_said_to_be_missing(run):
-  process = run('import cifar10_support', 'import a_module_that_it_needs')
+  process = run('import cifar10_support.quiet', 'import a_module_that_it_needs')
   assert process.returncode == 1
   assert "ModuleNotFoundError: No module named 'a_module_that_it_needs'" in process.stderr
 

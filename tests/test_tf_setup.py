@@ -116,10 +116,9 @@ def test_read_once_gives_the_value_and_shares_the_variable():
 @pytest.mark.parametrize('config', [
     '', '{}', '{"task": {"type": "worker", "index": 0}}', '{"cluster": {}}',
     '{"cluster": {"chief": ["a:1"]}, "task": {"type": "chief", "index": 0}}'])
-def test_lone_task_trains_here_and_says_so(config, monkeypatch, capsys):
+def test_lone_task_trains_here(config, monkeypatch):
   monkeypatch.setenv('TF_CONFIG', config)
   tf_setup.check_single_machine()
-  assert ('TF_CONFIG' in capsys.readouterr().out) == bool(config)
 
 
 @pytest.mark.parametrize('config, named', [

@@ -219,14 +219,13 @@ def test_installed_modules_are_found_beside_the_folder_of_a_run(tmp_path):
   assert process.stdout == '0.1\n', process.stderr
 
 
-# What Windows has not, and one thing it has.
+# What Windows has not.
 WINDOWS = '''
-import builtins, os, sys, types
+import builtins, sys
 import signal
 import cifar10_support  # TensorFlow and Python themselves may use what they find.
 del signal.SIGHUP, signal.SIGUSR1
 sys.modules["fcntl"] = sys.modules["resource"] = None
-sys.modules["msvcrt"] = types.SimpleNamespace(locking=lambda *args: None, LK_NBLCK=2)
 open_before = builtins.open
 def no_proc(name, *args, **kwargs):
   if str(name).startswith("/proc"):
