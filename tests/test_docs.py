@@ -79,6 +79,23 @@ def test_files_that_a_page_links_to_exist(page):
   assert [link for link in links if not os.path.exists(os.path.join(folder, link))] == []
 
 
+def _headings(page):
+  """Returns the anchors that GitHub makes of a page's headings."""
+  text = re.sub('^```.*?^```', '', _text(page), flags=re.DOTALL | re.MULTILINE)
+  titles = [re.sub(r'\[(.*?)\]\(.*?\)', r'\1', title)
+            for title in re.findall('^#+ (.*)', text, re.MULTILINE)]
+  return {re.sub('[^a-z0-9_ -]', '', title.lower()).replace(' ', '-') for title in titles}
+
+
+@pytest.mark.parametrize('page', [page for page in PAGES if page.endswith('.md')])
+def test_headings_that_a_page_links_to_exist(page):
+  folder = os.path.dirname(page)
+  links = re.findall(r'\]\((?!https?:)([^)#\s]*)#([^)\s]+)\)', _text(page))
+  missing = [(path, anchor) for path, anchor in links if anchor not in _headings(
+      os.path.normpath(os.path.join(folder, path)) if path else page)]
+  assert missing == []
+
+
 @pytest.mark.parametrize('page', PAGES)
 def test_scripts_that_a_page_runs_exist(page):
   assert [script for script, _ in _commands(page)
