@@ -53,8 +53,7 @@ def read(paths):
 def distorted_inputs(images, labels, batch_size, compiled=False):
   """Yields batches for training: shuffled, distorted, endless; on the device of the images.
 
-  All images lie there, and a batch is distorted at once. In a `Dataset`, which has one image at a
-  time, Python would be too slow.
+  All images are there, and a batch is distorted at once: one by one, as in a `Dataset`, is slow.
   """
   distorted = torch.compile(distort) if compiled else distort
   order = data.RandomSampler(labels, num_samples=sys.maxsize)  # One permutation after another.
@@ -148,8 +147,8 @@ class Run:
     self.averages = copy.deepcopy(self.network).requires_grad_(False)
     decayed = [self.network.local3.weight, self.network.local4.weight]
     others = list(set(self.network.parameters()) - set(decayed))
-    self._optimizer = torch.optim.SGD(
-        [{'params': decayed, 'weight_decay': WEIGHT_DECAY}, {'params': others}], lr=0.0)
+    self._optimizer = torch.optim.SGD([{'params': decayed, 'weight_decay': WEIGHT_DECAY},
+                                       {'params': others}], lr=INITIAL_LEARNING_RATE)
 
     def loss(images, labels):
       # Half the sum of the squares, whose gradient is the optimizer's `weight_decay`.
@@ -305,17 +304,17 @@ def convert(flags):
     values['global_step'] = np.int64(state['step'])
     name = f"model.ckpt-{state['step']}"
     os.makedirs(destination)
-    with tf.Graph().as_default(), tf.Session() as session:  # What a Saver does, to the byte.
+    values = dict(sorted(values.items()))  # As a Saver does it, to the byte.
+    with tf.Graph().as_default(), tf.Session() as session:
       session.run(tf.raw_ops.SaveV2(
-          prefix=os.path.join(destination, name), tensor_names=sorted(values),
-          shape_and_slices=[''] * len(values), tensors=[values[key] for key in sorted(values)]))
+          prefix=os.path.join(destination, name), tensor_names=list(values),
+          shape_and_slices=[''] * len(values), tensors=list(values.values())))
     tf.train.update_checkpoint_state(os.path.abspath(destination), name)
   print(f'{source} is in {destination} now.')
 
 
 def transposed(value, axes):
-  """Returns a view: a filter with these axes, the two axes of a matrix swapped, biases as they are.
-  """
+  """Returns a view: a filter has these axes then, a matrix is transposed, biases are as before."""
   return value.permute(axes) if value.ndim == 4 else value.t()
 
 
