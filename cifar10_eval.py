@@ -33,6 +33,8 @@ tf.app.flags.DEFINE_integer('eval_interval_secs', 300, 'Minimum seconds between 
 tf.app.flags.DEFINE_integer('num_examples', None, 'Maximum number of images to evaluate (default: '
                             'the size of the test set, 10000 for CIFAR-10).', lower_bound=1)
 tf.app.flags.DEFINE_boolean('run_once', False, 'Evaluate the latest checkpoint and exit.')
+tf.app.flags.DEFINE_boolean('projector', False, "Write for TensorBoard's Projector tab what the "
+                            'last layer sees of each image: 30 MB for 10,000 images.')
 console.adopt_flags(evaluation, best, settings, cifar10)
 
 _POLL_SECS = 1  # Between two looks for a new checkpoint.
@@ -60,7 +62,7 @@ def evaluate(data_set=None, patience_secs=None):
   with tf.Graph().as_default():
     crop = cifar10_input.ten_crops if FLAGS.multiview else cifar10_input.central_crop
     images, labels = cifar10.inputs(FLAGS.eval_data, data_set, one_pass=True, crop=crop)
-    fetches = [cifar10.probabilities(images), labels]
+    fetches = [cifar10.probabilities(images), labels, *report.embedding(labels)]
     summary_op = tf.summary.merge_all()
 
     for checkpoint in found:
@@ -68,7 +70,8 @@ def evaluate(data_set=None, patience_secs=None):
       if FLAGS.eval_data == 'validation' and data_set.left_out:
         runs.check_held_out(directory, data_set.classes)
       try:
-        probabilities, truth, summary = _evaluate_once(checkpoint, fetches, summary_op, data_set)
+        (probabilities, truth, *points), summary = _evaluate_once(checkpoint, fetches, summary_op,
+                                                                  data_set)
       except checkpoints.Damaged as error:  # Training has just deleted it.
         if is_only:
           raise
@@ -79,7 +82,7 @@ def evaluate(data_set=None, patience_secs=None):
       precision = np.mean(probabilities.argmax(axis=1) == truth)
       console.log(f'precision @ 1 = {precision:.3f}')
       # Before another line: whoever reads them may be gone by then (`| head -1`).
-      _write_events(checkpoint, data_set, precision, probabilities, truth, summary)
+      _write_events(checkpoint, data_set, precision, probabilities, truth, summary, points)
       run = runs.read(directory)  # Again: it may have been resumed in the meantime.
       verdict, is_over = best_so_far.consider(checkpoint, precision,
                                               f'precision @ 1{_kind()}, {len(truth)} images')
@@ -129,7 +132,7 @@ def _evaluate_once(checkpoint, fetches, summary_op, data_set):
   """Restores a checkpoint and runs through the input once, or up to --num_examples.
 
   Returns:
-    The probabilities and the labels of the images, in the order of the files, and the serialised
+    A list of the values of `fetches` for all images, in the order of the files, and the serialised
     summary of the first batch.
   """
   num_examples = min(FLAGS.num_examples or max(data_set.num_test, data_set.num_validation),
@@ -150,11 +153,10 @@ def _evaluate_once(checkpoint, fetches, summary_op, data_set):
     finally:
       coordinator.request_stop()
       coordinator.join(threads)
-  probabilities, labels = (np.concatenate(parts)[:num_examples] for parts in zip(*batches))
-  return probabilities, labels, summary
+  return [np.concatenate(parts)[:num_examples] for parts in zip(*batches)], summary
 
 
-def _write_events(checkpoint, data_set, precision, probabilities, labels, summary):
+def _write_events(checkpoint, data_set, precision, probabilities, labels, summary, points):
   """Writes all that TensorBoard shows of an evaluation: an event file of its own for each.
 
   If it cannot be written, `tf.io.TFRecordWriter` raises; a `FileWriter` would only log that.
@@ -163,6 +165,7 @@ def _write_events(checkpoint, data_set, precision, probabilities, labels, summar
   values = report.summary(labels, probabilities, data_set.classes,
                           lambda indices: data_set.read_images(FLAGS.eval_data, indices), kind)
   values.value.add(tag=f'precision @ 1{kind}', simple_value=precision)
+  values.MergeFrom(runs.hyperparameters(os.path.dirname(checkpoint.path)))
   if not kind:  # The tags of these are the same for all kinds.
     values.MergeFromString(summary)
   graph_def = tf.get_default_graph().as_graph_def(add_shapes=True).SerializeToString()
@@ -174,6 +177,9 @@ def _write_events(checkpoint, data_set, precision, probabilities, labels, summar
                     tf.Event(wall_time=time.time(), step=checkpoint.step, summary=values)):
         out.write(event.SerializeToString())
     runs.record_evaluation(FLAGS.eval_dir, os.path.dirname(checkpoint.path))
+    if points:
+      report.write_projector(FLAGS.eval_dir, labels, probabilities, data_set.classes,
+                             data_set.read_images(FLAGS.eval_data, range(len(labels))), *points)
 
 
 def _kind():

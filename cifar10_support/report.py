@@ -1,14 +1,17 @@
 """What TensorBoard shows of an evaluation.
 
 Recall and precision of each class as curves, the confusion matrix and the most confident mistakes
-as pictures, and both as tables with names under Text. Nothing here adds to a graph.
+as pictures, and both as tables with names under Text; under Projector the images as points.
 """
 
 import io
+import pathlib
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 import tensorflow.compat.v1 as tf
+
+from cifar10_support.console import UserError
 
 # Of the confusion matrix: pixels on a side of a cell, and the size of the letters. TensorBoard
 # scales a picture to 350 pixels by leaving out some, which letters do not survive: that is the size
@@ -39,9 +42,9 @@ def summary(labels, probabilities, classes, read_images, kind=''):
   values.append(_picture(f'confusion matrix{kind}/picture', draw_matrix(matrix, classes),
                          'A row is the images of one class: the percentage of them that were taken '
                          'for each class. A cell without a number has less than half a percent.'))
-  values.append(_text(f'confusion matrix{kind}/counts', _table(
+  values.append(_strings(f'confusion matrix{kind}/counts', 'text', [_table(
       ['shown, taken for'] + list(classes),
-      [[name] + row.tolist() for name, row in zip(classes, matrix)])))
+      [[name] + row.tolist() for name, row in zip(classes, matrix)])]))
 
   rows = []
   for predicted, name in enumerate(classes):
@@ -53,9 +56,9 @@ def summary(labels, probabilities, classes, read_images, kind=''):
       values.append(_picture(f'mistakes{kind}/taken for {name}',
                              draw_row(read_images(mistakes)),
                              f'The images most confidently mistaken for {name}.'))
-  values.append(_text(f'mistakes{kind}/names', _table(
+  values.append(_strings(f'mistakes{kind}/names', 'text', [_table(
       ['taken for', 'what it is (probability of the mistake, index of the image), left to right'],
-      rows)))
+      rows)]))
   return tf.Summary(value=values)
 
 
@@ -134,10 +137,6 @@ def _picture(tag, pixels, description):
   return _strings(tag, 'images', [b'%d' % width, b'%d' % height, png.getvalue()], description)
 
 
-def _text(tag, markdown):
-  return _strings(tag, 'text', [markdown])
-
-
 def _strings(tag, plugin, strings, description=''):
   """Returns a summary for one of TensorBoard's plugins; no two of a run may share a tag."""
   return tf.Summary.Value(tag=tag, tensor=tf.make_tensor_proto(strings),
@@ -150,3 +149,37 @@ def _table(header, rows):
   """Returns a table in Markdown."""
   return '\n'.join(f"| {' | '.join(map(str, row))} |"
                    for row in [header, ['---'] * len(header)] + rows)
+
+
+def embedding(labels):
+  """With --projector adds what the layer `softmax_linear` sees, of several crops the mean.
+
+  Returns a list of no tensor or one, float32 of shape [n, features] for `labels` of shape [n].
+  """
+  if not tf.app.flags.FLAGS.projector:
+    return []
+  try:
+    x = tf.get_default_graph().get_operation_by_name('softmax_linear/MatMul').inputs[0]
+  except KeyError:
+    raise UserError('--projector needs a network whose last layer is softmax_linear.') from None
+  return [tf.reduce_mean(tf.reshape(x, [tf.size(labels), -1, x.shape[-1]]), axis=1)]
+
+
+def write_projector(directory, labels, probabilities, classes, images, points):
+  """Writes an `embedding` of images into a directory of event files, see `summary`."""
+  folder = pathlib.Path(directory, 'projector')
+  folder.mkdir(exist_ok=True)
+  columns = int(np.ceil(len(images) ** 0.5))
+  tiles = np.pad(images, [(0, columns ** 2 - len(images)), (0, 0), (0, 0), (0, 0)])
+  sheet = np.vstack([np.hstack(row) for row in np.split(tiles, columns)]).squeeze()
+  side = min(images.shape[1], 8192 // columns)  # Browsers take no larger picture.
+  Image.fromarray(sheet).resize([columns * side] * 2, Image.BOX).save(folder / 'images.png')
+  points.tofile(folder / 'points.bytes')
+  rows = ['class\ttaken for\timage'] + [
+      f'{classes[label]}\t{classes[answer]}\t{i}'
+      for i, (label, answer) in enumerate(zip(labels, probabilities.argmax(axis=1)))]
+  (folder / 'classes.tsv').write_text('\n'.join(rows), encoding='utf-8')
+  (folder.parent / 'projector_config.pbtxt').write_text(
+      'embeddings { tensor_name: "images" tensor_path: "projector/points.bytes" '
+      f'tensor_shape: {list(points.shape)} metadata_path: "projector/classes.tsv" '
+      f'sprite {{ image_path: "projector/images.png" single_image_dim: {[side, side]} }} }}\n')

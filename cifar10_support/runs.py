@@ -1,8 +1,8 @@
 """A run on disk: its directory, who may work in it, and how it was started.
 
-Beside TensorFlow's checkpoints and event files a run has `run.json`: `flags`, `classes` (the data
-set's), `tensorflow` (the version) and `started` of its last start, and under `earlier` the same of
-the starts before that. A directory of evaluations has `evaluated.json`, a list of the runs.
+Beside TensorFlow's checkpoints and event files a run has `run.json`: `flags`, those `given`,
+`classes`, `tensorflow` (the version) and `started` of its last start, and under `earlier` the same
+of the starts before that. A directory of evaluations has `evaluated.json`, a list of the runs.
 If `end.txt` appears in the directory of a run, training ends; the file says why.
 """
 
@@ -13,16 +13,24 @@ import os
 import re
 
 import tensorflow.compat.v1 as tf
+from tensorboard.plugins.hparams import summary as hparams
 
 from cifar10_support import checkpoints
 from cifar10_support import files
+from cifar10_support import settings
 from cifar10_support import tf_setup
 from cifar10_support.console import UserError
 
 RECORD = 'run.json'
 END = 'end.txt'
 _EVALUATED = 'evaluated.json'
-_SET_ASIDE = re.compile(r'\.old-\d{8}-\d{6}$')
+SET_ASIDE = re.compile(r'\.old-\d{8}-\d{6}$')
+
+# The columns of TensorBoard's HParams tab. It shows five flags and five results until asked.
+_SHOWN = {*settings.LEARNING, 'data_dir', 'synthetic', 'seed', 'init_from'}
+_FIRST = {'batch_size', 'initial_learning_rate', 'momentum', 'num_epochs_per_decay', 'weight_decay'}
+_RESULTS = ('precision @ 1', 'losses/total_loss/average', 'losses/cross_entropy/average',
+            'learning_rate', 'examples/sec', 'precision @ 1 of validation images')
 
 
 def check_directory(path, flag):
@@ -109,14 +117,14 @@ def set_aside(train_dir):
   print(f'The run that was in {train_dir} is now in {directory}{ending}.')
   parent = os.path.dirname(directory)
   for evaluations in [os.path.join(parent, name) for name in os.listdir(parent)]:
-    if directory in _evaluated_in(evaluations) and not _SET_ASIDE.search(evaluations):
+    if directory in evaluated_in(evaluations) and not SET_ASIDE.search(evaluations):
       os.rename(evaluations, evaluations + ending)
       print(f'Its evaluations are now in {evaluations}{ending}.')
 
 
 def record_evaluation(eval_dir, train_dir):
   """Records in a directory of evaluations that it has some of a run, for `set_aside`."""
-  evaluated, run = _evaluated_in(eval_dir), os.path.realpath(train_dir)
+  evaluated, run = evaluated_in(eval_dir), os.path.realpath(train_dir)
   if run not in evaluated:
     if evaluated:
       print(f'{eval_dir} also has evaluations of {evaluated[-1]}: --eval_dir keeps them apart.')
@@ -124,7 +132,7 @@ def record_evaluation(eval_dir, train_dir):
       json.dump(evaluated + [run], out)
 
 
-def _evaluated_in(eval_dir):
+def evaluated_in(eval_dir):
   """Returns the paths of the runs that `record_evaluation` has recorded in a directory."""
   try:
     with open(os.path.join(eval_dir, _EVALUATED)) as lines:
@@ -133,14 +141,12 @@ def _evaluated_in(eval_dir):
     return []
 
 
-def record_start(train_dir, flags, classes):
-  """Records in a run's directory that training starts, with these flags, on these classes."""
+def record_start(train_dir, flags, classes, given=()):
+  """Records that training starts, with these flags, of which some were given, on these classes."""
   before = read(train_dir)
   record = {
       'started': datetime.datetime.now().isoformat(timespec='seconds'),
-      'tensorflow': tf.__version__,
-      'classes': list(classes),
-      'flags': flags,
+      'tensorflow': tf.__version__, 'classes': list(classes), 'flags': flags, 'given': list(given),
       'earlier': before.pop('earlier') + [before] if before else [],
   }
   with tf_setup.writing_to(train_dir, 'train_dir'):
@@ -165,6 +171,25 @@ def read(train_dir):
   except (ValueError, KeyError, TypeError) as error:
     raise UserError(f'{path} is damaged: remove it to continue without the history of the '
                     'run.') from error
+
+
+def hyperparameters(train_dir):
+  """Returns a `tf.Summary` for the HParams tab of how a run began, empty if there is no record.
+
+  Training and evaluation write it, so that both are in one row: that of its name.
+  """
+  record = read(train_dir)
+  if not record:
+    return tf.Summary()
+  first = (record['earlier'] or [record])[0]
+  values = {flag: value if type(value) in (int, float) else str(value)
+            for flag, value in first['flags'].items() if flag in _SHOWN}
+  name = [f'{flag}={values[flag]}' for flag in first.get('given', ()) if flag in values]
+  result = hparams.session_start_pb(values, group_name=' '.join([*name, first['started']]))
+  columns = [{'name': flag, 'differs': flag in _FIRST, 'type': 'DATA_TYPE_' + (
+      'STRING' if isinstance(value, str) else 'FLOAT64')} for flag, value in values.items()]
+  result.MergeFrom(hparams.experiment_pb(columns, [{'name': {'tag': tag}} for tag in _RESULTS]))
+  return result
 
 
 def why_to_end(train_dir):

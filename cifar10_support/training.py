@@ -94,7 +94,8 @@ def training_session(train_op, loss, examples_per_step, classes, num_cpus=1, hoo
     # A loss that is not finite stops in the log, which comes first: the last checkpoint stays.
     all_hooks, is_compiled = [log, *hooks, step], False
     if not checkpoint or checkpoint.step < FLAGS.max_steps:
-      runs.record_start(train_dir, _flags(), classes)
+      runs.record_start(train_dir, _flags(), classes, [
+          flag for flag in _flags() if not FLAGS[flag].using_default_value])
       print(f'Resuming {train_dir} from step {checkpoint.step}.' if checkpoint
             else f'Training in {train_dir}.')
       if FLAGS.seed is not None and (num_cpus > 1 or session_creator or tf_setup.num_gpus()):
@@ -131,6 +132,7 @@ def _recording_hooks(stack, train_dir, scaffold, step, log):
   # An event file of its own for each start: two in a second would share a name.
   writer = stack.enter_context(tf.summary.FileWriter(
       train_dir, tf.get_default_graph(), filename_suffix=f'.{time.time_ns()}'))
+  writer.add_summary(runs.hyperparameters(train_dir))
   hooks = [_StagingHook(step)]
   if FLAGS.save_summaries_steps:
     log.writer = writer
@@ -171,11 +173,10 @@ def _checkpoint_to_resume(train_dir, classes):
   checkpoint = checkpoints.latest_intact(train_dir)
   if not checkpoint:
     return None
-  learning_flags = {'batch_size', 'num_gpus', 'use_fp16', *settings.CONSTANTS} - {'data_url'}
   now = {'num_gpus': 1, **_flags()}  # A script that has no such flag trains a single tower.
   before = {'num_gpus': 1, 'validation': False, **record['flags']} if record else {}
   changes = [f'--{name} is {now[name]}, was {before[name]}'
-             for name in sorted(learning_flags.intersection(before, now))
+             for name in sorted(settings.LEARNING.intersection(before, now))
              # A program that sets no flags, such as a notebook, leaves None: its constants count.
              if now[name] != before[name] and None not in (now[name], before[name])]
   variables = _variables()
