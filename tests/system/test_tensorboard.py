@@ -4,8 +4,11 @@ import json
 import shutil
 import urllib.parse
 
+import numpy as np
+from PIL import Image
 import pytest
 
+from cifar10_support import report
 import tensorboard_process
 import warm_process
 
@@ -30,13 +33,15 @@ HAS_TEXT = VISIBLE + '.some(element => element.textContent.trim() == arguments[1
 
 @pytest.fixture(scope='module')
 def logdir(small_data_dir, tmp_path_factory):
-  """The folder of a short training run that was evaluated twice."""
+  """The folder of a short training run that was evaluated twice, and of a shorter one."""
   home = tmp_path_factory.mktemp('tensorboard') / 'home'
   home.mkdir()
   training = ('cifar10_train.py', '--save_summaries_steps=10', '--log_frequency=10')
-  evaluation = ('cifar10_eval.py', '--run_once')
+  evaluation = ('cifar10_eval.py', '--run_once', '--projector')
+  other = ('cifar10_train.py', '--max_steps=11', '--momentum=0.25', '--log_frequency=10',
+           '--save_summaries_steps=10', '--train_dir=cifar10/other/train')
   for script, *args in [(*training, '--max_steps=21'), evaluation, (*training, '--max_steps=41'),
-                        evaluation]:
+                        evaluation, other]:
     process = warm_process.WarmProcess(
         home, script, ['--data_dir=' + small_data_dir, '--batch_size=8', *args])
     assert process.wait() == 0, process.err
@@ -79,10 +84,11 @@ def tab(logdir, tmp_path_factory):
                'user-data-dir=%s' % tmp_path_factory.mktemp('profile')):
     options.add_argument('--' + flag)
   with tensorboard_process.served(logdir / 'train') as training, \
-      tensorboard_process.served(logdir / 'eval') as evaluation:
-    addresses = {'train': training, 'eval': evaluation}
-    for address in addresses.values():
-      tensorboard_process.tags(address, {'.'})
+      tensorboard_process.served(logdir / 'eval') as evaluation, \
+      tensorboard_process.served(logdir) as both:
+    addresses = {'train': training, 'eval': evaluation, '.': both}
+    for run, address in addresses.items():
+      tensorboard_process.tags(address, {'train', 'eval'} if run == '.' else {'.'})
     service = webdriver.chrome.service.Service(driver)
     with webdriver.Chrome(options=options, service=service) as browser:
       def open_tab(run, name):
@@ -148,3 +154,36 @@ def test_activations_weights_and_gradients_are_drawn(tab, name, path):
   for tag in ('conv1/activations', 'conv1/weights/gradients', 'conv1/weights/values'):
     _wait(browser, HAS_TEXT, '*', tag)
   _wait(browser, VISIBLE + '.length >= 5', path)
+
+
+def test_runs_are_a_table_of_flags_and_results(tab):
+  browser = tab('.', 'hparams')
+  for text in ('batch_size', 'momentum', 'precision @ 1', '8.0000', '0.25000', '0.0000'):
+    _wait(browser, HAS_TEXT, '*', text)
+  # Which begin with what was given.
+  trials = VISIBLE + '.map(cell => cell.textContent.trim())'
+  names = [text for text in browser.execute_script(trials, 'vaadin-grid-cell-content')
+           if text.startswith('batch_size=8')]
+  assert len(names) == 2 and sum('momentum=0.25' in name for name in names) == 1
+
+
+def test_images_are_points_with_faces_and_classes(tab):
+  browser = tab('eval', 'projector')
+  frame = _wait(browser, VISIBLE + '[0]', 'iframe')
+  browser.switch_to.frame(frame)
+  for text in ('Points: 100', 'Dimension: 192'):
+    _wait(browser, VISIBLE + '.some(element => element.textContent.replace(/\\s+/g, " ").trim() == '
+          'arguments[1])', '*', text)
+  for column in ('class', 'taken for'):
+    _wait(browser, HAS_TEXT, '*', column)
+
+
+def test_picture_of_the_faces_is_never_larger_than_a_browser_takes(tmp_path):
+  images = np.zeros([2, 4100, 4100, 1], np.uint8)
+  images[0] = 255
+  report.write_projector(tmp_path, [0, 0], np.ones([2, 1]), ['cat'], images,
+                         np.ones([2, 1], np.float32))
+  assert ': [4096, 4096]' in (tmp_path / 'projector_config.pbtxt').read_text()
+  with Image.open(tmp_path / 'projector' / 'images.png') as picture:
+    assert picture.size == (8192, 8192)
+    assert [picture.getpixel(place) for place in ((0, 0), (4095, 4095), (4096, 0))] == [255, 255, 0]
