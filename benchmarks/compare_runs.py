@@ -78,7 +78,7 @@ def differences(records):
   names = sorted(set().union(*(record['flags'] for record in known)) - {'train_dir', 'restart'})
   rows = [[name] + [_value(record, name) if record else '?' for record in records]
           for name in names]
-  rows += [[name] + [str(record[name]) if record else '?' for record in records]
+  rows += [[name] + [str(record.get(name)) if record else '?' for record in records]
            for name in ('classes', 'tensorflow')]
   return [row for row in rows if len(set(row[1:]) - {'?'}) > 1]
 
