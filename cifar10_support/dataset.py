@@ -89,11 +89,7 @@ class DataSet(collections.namedtuple('DataSet', [
     return getattr(self, f"num_{eval_data.removesuffix('_eval')}")
 
   def read_images(self, eval_data, indices):
-    """Reads single images of a part, counted from 0 through its files, without a graph.
-
-    Returns:
-      uint8 of shape [len(indices), side, side, channels].
-    """
+    """Reads images of a part by their numbers, from 0: uint8 of shape [n, side, side, channels]."""
     paths, size = self.files(eval_data), self.record_bytes
     if eval_data == 'validation' and self.left_out:
       indices = np.add(indices, 5000)
@@ -119,10 +115,7 @@ class DataSet(collections.namedtuple('DataSet', [
 
 
 def follow(constants, *namespaces):
-  """Sets constants in modules, given by their `vars`, except for those that somebody has changed.
-
-  `constants` are those of a `DataSet`.
-  """
+  """Sets a `DataSet`'s constants in modules, given by their `vars`, but for those you changed."""
   for namespace in namespaces:
     for name, value in constants.items():
       if _is_unchanged(name, namespace[name]):
@@ -200,9 +193,6 @@ def find(data_dir, num_classes, parts=('train_eval', 'test'), hold_out=False):
   asks_for_validation = hold_out or 'validation' in parts
   described = _described(folder, num_classes)
   expected = described or _cifar_10(folder, num_classes, asks_for_validation)
-  if asks_for_validation and not expected.validation_files:
-    raise DataError(f'{folder} has no images for validation: cifar10_convert.py sets some aside '
-                    'with --validation_fraction.')
   paths = {'train_eval': expected.train_files if 'train_eval' in parts else [],
            'test': expected.test_files if 'test' in parts else [],
            'validation': expected.validation_files}
@@ -211,10 +201,10 @@ def find(data_dir, num_classes, parts=('train_eval', 'test'), hold_out=False):
     if described and paths[part] and counts[part] != described.num_examples(part):
       raise _damaged(folder, f'has {counts[part]} images for {part}, but {DESCRIPTION} there says '
                              f'{described.num_examples(part)}')
+  if asks_for_validation and counts['validation'] < (10000 if expected.left_out else 1):
+    raise DataError(f'{folder} has no images for validation, and only those of CIFAR-10 can be '
+                    'held out: cifar10_convert.py sets some aside with --validation_fraction.')
   if expected.left_out:
-    if counts['validation'] != 10000:
-      raise DataError(f'{folder} has no {VALIDATION_FILE}, and without one --validation can only '
-                      'hold out images of CIFAR-10.')
     counts['validation'], counts['train_eval'] = 5000, max(0, counts['train_eval'] - 5000)
   return expected._replace(
       train_files=paths['train_eval'], num_train=counts['train_eval'],
