@@ -187,9 +187,9 @@ def check_data(directory, record, data):
   """Raises a `UserError` if the run, whose record `read` returned, had other data."""
   for key, there in (record or {}).items():
     if there != data.get(key, there):
-      raise UserError(f'The run in {directory} was trained on another data set: its {key} is '
-                      f'{_shortened(there)}, not {_shortened(data[key])}. Name another directory, '
-                      'or the other data set.')
+      raise UserError(f'The run in {directory} was trained on another data set ({key}: '
+                      f'{_shortened(there)}, not {_shortened(data[key])}). Name another '
+                      'directory, or the other data set.')
 
 
 def _shortened(value):

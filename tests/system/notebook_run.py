@@ -43,7 +43,8 @@ def executed(folder):
   temporary.mkdir()
   for path in glob.glob(os.path.join(ROOT, '*.py')):
     shutil.copy(path, project)
-  shutil.copytree(os.path.join(ROOT, 'cifar10_support'), project / 'cifar10_support')
+  for place in ('cifar10_support', 'exercises', 'cifar10/trained', 'docs/images'):
+    shutil.copytree(os.path.join(ROOT, place), project / place)
 
   notebook = stored()
   client = nbclient.NotebookClient(

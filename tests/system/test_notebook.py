@@ -96,6 +96,16 @@ def test_images_are_displayed(executed, code, number, columns, size):
   assert len({tile.tobytes() for tile in tiles}) == number
 
 
+def test_folder_of_pictures_becomes_a_data_set_that_fine_tuning_learns(executed):
+  *_, total = _text(_cell(executed, 'cifar10_convert.convert')).splitlines()
+  assert total.split() == ['all', '320', '80']
+  text = _text(_cell(executed, 'FLAGS.init_from'))
+  assert 'model.ckpt-150000' in text and 'conv1' not in text
+  assert float(re.search(r'precision @ 1 = (\S+)', text).group(1)) > 0.5
+  rows = [line.split() for line in text.splitlines() if re.match(r'\d ', line)]
+  assert sum(int(count) for row in rows for count in row[2:-2]) == 80
+
+
 def test_tensorboard_starts(executed):
   [output] = _cell(executed, '%tensorboard').outputs
   assert '<iframe' in output.data['text/html']
