@@ -88,7 +88,7 @@ def convert(path, data_dir, image_size=32, test_fraction=0.2, validation_fractio
         raise UserError(f'{path} has no image to train on in {_some(empty)}.')
       channels = max(image.size for image in images) // image_size**2
       _write(folder, images, parts, pixels, channels * image_size**2, seed)
-    files.write(os.path.join(folder, 'data_set.json'), json.dumps({
+    files.write(os.path.join(folder, dataset.DESCRIPTION), json.dumps({
         'side': image_size, 'channels': channels, 'classes': source.classes,
         'images': {part: sum(counts[part]) for part in FILES}, 'source': _text(path),
         'flags': {'image_size': image_size, 'test_fraction': test_fraction,

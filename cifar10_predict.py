@@ -1,5 +1,6 @@
 """Classifies your own pictures, of any size and common format: the probability of each class.
-With --export_dir it writes the network as a SavedModel, which takes PNG, JPEG, GIF and BMP.
+With --export_dir it writes the network as a SavedModel, for servers, phones and browsers: see
+docs/deploying.md.
 
   python cifar10_predict.py picture.png another.jpg
 """

@@ -163,6 +163,10 @@ def test_split_is_stratified():
                                       validation_fraction=0.1)
   # 0.1 of 4 is nearer to none, and the only one is for training.
   assert counts == {'test': [10, 3, 1, 0], 'validation': [4, 1, 0, 0], 'train': [26, 6, 3, 1]}
+  # Whatever the fractions, one stays for training.
+  _, counts = cifar10_convert.convert('mine', 'other', 8, test_fraction=0.9,
+                                      validation_fraction=0.1)
+  assert counts == {'test': [36, 9, 3, 0], 'validation': [3, 0, 0, 0], 'train': [1, 1, 1, 1]}
 
 
 def test_split_and_order_are_those_of_the_seed_whatever_the_order_on_the_disk(monkeypatch):
@@ -175,8 +179,8 @@ def test_split_and_order_are_those_of_the_seed_whatever_the_order_on_the_disk(mo
   cifar10_convert.convert('mine', 'third', 8, seed=4)
   first, second, third = (contents(pathlib.Path(name)) for name in ('first', 'second', 'third'))
   assert first == second
-  test, train = f'{BIN}/test_batch.bin', f'{BIN}/data_batch_1.bin'
-  assert first[test] != third[test] and first[train] != third[train]
+  assert first[f'{BIN}/data_batch_1.bin'] != third[f'{BIN}/data_batch_1.bin']
+  assert _set(_read('first')[1]['test']) != _set(_read('third')[1]['test'])
 
 
 def test_training_images_are_shuffled_over_files_of_equal_length():
@@ -191,6 +195,17 @@ def test_fewer_images_than_files_make_fewer_files():
   _save_classes('mine', {'a': 1, 'b': 2}, size=8)
   cifar10_convert.convert('mine', 'made', 8)
   assert sorted(os.listdir(f'made/{BIN}')) == TRAIN[:3] + ['data_set.json']
+
+
+def test_scripts_find_what_is_made():
+  written = _save_classes('mine', {'Bär': 10, 'cat': 10, 'dog': 10}, size=20)
+  cifar10_convert.convert('mine', 'made', image_size=20, validation_fraction=0.1)
+  found = dataset.find('made', 10)
+  assert found.classes == ('Bär', 'cat', 'dog')
+  assert (found.num_train, found.num_validation, found.num_test) == (21, 3, 6)
+  assert (found.side, found.channels) == (20, 3)
+  images = {pixels.tobytes() for pixels in found.read_images('test', range(6))}
+  assert images < {pixels.tobytes() for some in written.values() for pixels in some}
 
 
 # Copies.

@@ -104,22 +104,61 @@ def test_without_a_picture_or_a_checkpoint_is_a_user_error():
     cifar10_predict.main(['0.png'])
 
 
-def test_exported_network_does_the_same(home, expected):
-  FLAGS.export_dir = 'models/mine'
-  assert cifar10_predict.main([]) == 0
-  assert os.listdir('models') == ['mine']
-  with tf.Graph().as_default(), tf.Session() as session:
-    signature = tf.saved_model.load(session, ['serve'], 'models/mine').signature_def[
-        'serving_default']
-    assert set(signature.inputs) == {'pictures'}
-    names, probabilities = session.run(
-        [signature.outputs['classes'].name, signature.outputs['probabilities'].name],
-        {signature.inputs['pictures'].name: [(home / ('%d.png' % i)).read_bytes()
-                                             for i in range(3)]})
-  np.testing.assert_allclose(probabilities, expected, rtol=1e-3, atol=1e-6)
-  assert names.astype(str).tolist() == [list(dataset.CLASSES)] * 3
-  with pytest.raises(UserError, match='models/mine .*--export_dir'):
+@pytest.fixture
+def exported(home):
+  """A function that exports the network, and returns one that runs a signature of it."""
+  def export(*flags):
+    FLAGS(['cifar10_predict.py', '--checkpoint_dir=' + TRAINED, '--export_dir=models/mine/1',
+           *flags])
+    assert cifar10_predict.main([]) == 0
+    assert os.listdir('models/mine') == ['1']
+
+    def run(signature, inputs):
+      with tf.Graph().as_default(), tf.Session() as session:
+        found = tf.saved_model.load(session, ['serve'], 'models/mine/1').signature_def[signature]
+        assert found.method_name == 'tensorflow/serving/predict'
+        assert found.inputs.keys() == inputs.keys()
+        return session.run({key: output.name for key, output in found.outputs.items()},
+                           {found.inputs[key].name: value for key, value in inputs.items()})
+    return run
+  return export
+
+
+def test_exported_network_does_the_same(home, exported, images, expected):
+  run = exported()
+  answers = run('serving_default', {'pictures': [(home / ('%d.png' % i)).read_bytes()
+                                                 for i in range(3)]})
+  assert answers.keys() == {'classes', 'probabilities'}
+  np.testing.assert_allclose(answers['probabilities'], expected, rtol=1e-3, atol=1e-6)
+  assert answers['classes'].astype(str).tolist() == [list(dataset.CLASSES)] * 3
+  of_images = run('images', {'images': images})
+  assert of_images.keys() == {'probabilities'}
+  np.testing.assert_allclose(of_images['probabilities'], expected, rtol=1e-3, atol=1e-6)
+  with pytest.raises(UserError, match='models/mine/1 .*--export_dir'):
     cifar10_predict.main(['0.png'])
+
+
+def test_exported_network_has_the_names_as_a_file(home, exported):
+  exported()
+  names = (home / 'models/mine/1/assets/classes.txt').read_text(encoding='utf-8')
+  assert names == ''.join(name + '\n' for name in dataset.CLASSES)
+
+
+def test_exported_network_averages_ten_crops(exported, images):
+  answers = exported('--multiview')('images', {'images': images})
+  np.testing.assert_allclose(
+      answers['probabilities'],
+      numpy_network.multiview_probabilities(images, numpy_network.averages(TRAINED)),
+      rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize('flags', [[], ['--multiview'], ['--mixed_precision']])
+def test_of_nothing_the_answer_is_empty(flags, exported):
+  run = exported(*flags)
+  answers = run('serving_default', {'pictures': []})
+  assert (answers['classes'].shape, answers['probabilities'].shape) == ((0, 10), (0, 10))
+  answers = run('images', {'images': np.zeros([0, 32, 32, 3], np.uint8)})
+  assert answers['probabilities'].shape == (0, 10)
 
 
 @pytest.mark.parametrize('export_dir', ['caf\udce9', 'gs://mine', '/dev/null/mine'])

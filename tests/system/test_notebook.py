@@ -2,6 +2,7 @@
 
 import base64
 import io
+import os
 import re
 import subprocess
 import sys
@@ -10,7 +11,10 @@ import numpy as np
 from PIL import Image
 import pytest
 
+from conftest import ROOT
+from conftest import TRAINED
 import notebook_run
+import numpy_network
 
 
 @pytest.fixture(scope='module')
@@ -54,6 +58,30 @@ def test_first_cell_finds_the_project_in_an_unpacked_folder(tmp_path):
   assert _look_for_the_project(tmp_path).stdout == f'{tmp_path / "unpacked"}\n'
 
 
+def test_graph_of_two_ops_is_run_and_fed(executed):
+  text = _text(_cell(executed, "'square:0'"))
+  assert re.search(r'^Tensor\(.*shape=\(\)', text, re.MULTILINE)
+  assert text.count('tf.Operation') == 2
+  assert text.splitlines()[-2:] == ['9.0', '25.0']
+
+
+def test_norm1_runs_where_local3_cannot(executed):
+  norm1, local3 = _text(_cell(executed, "'norm1:0'")).splitlines()
+  assert '(1, 12, 12, 64)' in norm1 and 'no values' in local3
+
+
+def test_changed_weights_change_the_answer(executed):
+  cat = np.array(Image.open(os.path.join(ROOT, 'docs', 'images', 'cat.png')))
+  variables = numpy_network.averages(TRAINED)
+  for line in _text(_cell(executed, 'changed = ')).splitlines():
+    [answer] = numpy_network.probabilities(numpy_network.central_crop(cat[np.newaxis]), variables)
+    said = dict(re.findall(r'(\w+) ([\d.]+)', line))
+    assert float(said['cat']) == pytest.approx(answer[3], abs=0.002)
+    assert float(said['dog']) == pytest.approx(answer[5], abs=0.002)
+    variables['conv1/weights'][..., 30] = 0
+  assert answer.argmax() == 5
+
+
 def test_graph_has_the_networks_parameters_and_no_value_yet(executed):
   text = _text(_cell(executed, 'print(loss)'))
   assert '1068298' in text
@@ -84,7 +112,8 @@ def test_network_has_learned_and_two_ways_to_count_agree(executed):
 
 
 @pytest.mark.parametrize('code, number, columns, size', [
-    ('start_queue_runners', 12, 6, 96), ('worst =', 12, 6, 96), ('conv1/filters', 8, 4, 144)])
+    ('look_inside.MAPS', 24, 6, 96), ('start_queue_runners', 12, 6, 96), ('worst =', 12, 6, 96),
+    ('conv1/filters', 8, 4, 144)])
 def test_images_are_displayed(executed, code, number, columns, size):
   [picture] = _pictures(_cell(executed, code))
   pixels = np.asarray(picture.convert('RGB'), float)

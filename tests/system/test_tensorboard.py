@@ -1,11 +1,11 @@
 """TensorBoard on a run: what its server finds there, and what a browser draws."""
 
 import json
-import shutil
 import urllib.parse
 
 import pytest
 
+import chromium
 import tensorboard_process
 import warm_process
 
@@ -67,24 +67,12 @@ def test_training_and_evaluation_are_two_runs_with_all_that_they_wrote(logdir):
 @pytest.fixture(scope='module')
 def tab(logdir, tmp_path_factory):
   """A function that opens a tab of TensorBoard on a run, and returns the browser."""
-  chromium, driver = shutil.which('chromium'), shutil.which('chromedriver')
-  if not (chromium and driver):
-    pytest.skip('there is no browser: apt-get install chromium chromium-driver')
-  webdriver = pytest.importorskip('selenium.webdriver')
-  options = webdriver.ChromeOptions()
-  options.binary_location = chromium
-  for flag in ('headless=new', 'no-sandbox', 'disable-gpu', 'disable-dev-shm-usage', 'no-first-run',
-               'disable-background-networking', 'disable-component-update', 'disable-sync',
-               'disable-quic', 'window-size=1280,1000',
-               'user-data-dir=%s' % tmp_path_factory.mktemp('profile')):
-    options.add_argument('--' + flag)
   with tensorboard_process.served(logdir / 'train') as training, \
       tensorboard_process.served(logdir / 'eval') as evaluation:
     addresses = {'train': training, 'eval': evaluation}
     for address in addresses.values():
       tensorboard_process.tags(address, {'.'})
-    service = webdriver.chrome.service.Service(driver)
-    with webdriver.Chrome(options=options, service=service) as browser:
+    with chromium.opened(tmp_path_factory.mktemp('profile')) as browser:
       def open_tab(run, name):
         browser.get('about:blank')  # Another fragment alone would not load the page again.
         browser.get('%s/#%s' % (addresses[run], name))

@@ -3,11 +3,16 @@
 import json
 import os
 import re
+import subprocess
+import sys
 
 import numpy as np
+from PIL import Image
 import pytest
 
 from conftest import ROOT
+from conftest import TRAINED
+import numpy_network
 import tensorboard_process
 import warm_process
 
@@ -15,10 +20,13 @@ TRAIN, TOWERS = 'cifar10_train.py', 'cifar10_multi_gpu_train.py'
 EVAL, PREDICT = 'cifar10_eval.py', 'cifar10_predict.py'
 
 
-def _commands():
+def _blocks(pattern):
   with open(os.path.join(ROOT, 'docs', 'tutorial.md'), encoding='utf-8') as text:
-    blocks = re.findall('^```sh\n(.*?)^```', text.read(), re.DOTALL | re.MULTILINE)
-  return [line for block in blocks for line in block.splitlines()]
+    return re.findall(pattern, text.read(), re.DOTALL | re.MULTILINE)
+
+
+def _commands():
+  return [line for block in _blocks('^```sh\n(.*?)^```') for line in block.splitlines()]
 
 
 def _shorter(command):
@@ -67,3 +75,26 @@ def test_each_command_runs(data_dir, tmp_path):
   [pictures] = [out for out in said[PREDICT] if out.startswith('[')]
   assert [picture['file'] for picture in json.loads(pictures)] == [
       'docs/images/filters.png', 'docs/images/graph.png']
+
+
+def test_cat_becomes_a_dog_as_the_page_says(tmp_path):
+  [(code, printed)] = [blocks for blocks in _blocks('^```python\n([^`]*)^```\n\n```\n([^`]*)^```')
+                       if 'dog.png' in blocks[0]]
+  (tmp_path / 'cifar10').mkdir()
+  (tmp_path / 'cifar10' / 'trained').symlink_to(TRAINED)
+  (tmp_path / 'docs').symlink_to(os.path.join(ROOT, 'docs'))
+  # Typed in line by line, which needs its empty lines.
+  process = subprocess.run([sys.executable, '-i', '-q'], cwd=tmp_path, input=code, text=True,
+                           capture_output=True, env=dict(os.environ, PYTHONPATH=ROOT))
+  assert 'Error' not in process.stderr
+
+  def numbers(text):
+    return [float(number) for number in re.findall(r'0\.\d{3}', text)]
+
+  assert numbers(process.stdout) == pytest.approx(numbers(printed), abs=0.002)
+  cat, dog = (np.array(Image.open(path), int)
+              for path in (tmp_path / 'docs' / 'images' / 'cat.png', tmp_path / 'dog.png'))
+  assert np.abs(dog - cat).max() == 1
+  [answer] = numpy_network.probabilities(numpy_network.central_crop(dog[np.newaxis]),
+                                         numpy_network.averages(TRAINED))
+  assert answer[5] == pytest.approx(0.826, abs=0.002)
