@@ -193,5 +193,5 @@ def check_data(directory, record, data):
   for key, there in (record or {}).items():
     if there != data.get(key, there):
       there, here = (textwrap.shorten(str(value), 50) for value in (there, data[key]))
-      raise UserError(f'The run in {directory} was trained on another data set: its {key} is '
-                      f'{there}, not {here}. Name another directory, or the other data set.')
+      raise UserError(f'The run in {directory} was trained on another data set ({key}: {there}, '
+                      f'not {here}). Name another directory, or the other data set.')
