@@ -43,6 +43,7 @@ VALIDATION_FILE = 'validation_batch.bin'  # CIFAR-10 has none.
 _HELD_OUT, _NOT_HELD_OUT = r'\C*data_batch_5\.bin:[5-9]\d{3}', r'\C*:(\d{1,3}|[1-4]\d{3})'
 
 DESCRIPTION = 'data_set.json'
+SPLIT = ('seed', 'test_fraction', 'validation_fraction')  # Flags of the conversion.
 CLASSES_FILE = 'batches.meta.txt'
 CLASSES = ('airplane', 'automobile', 'bird', 'cat', 'deer', 'dog', 'frog', 'horse', 'ship', 'truck')
 
@@ -63,13 +64,13 @@ class DataError(UserError, ValueError):
 
 class DataSet(collections.namedtuple('DataSet', [
     'train_files', 'test_files', 'num_train', 'num_test', 'classes', 'validation_files',
-    'num_validation', 'left_out', 'side', 'channels', 'constants'],
-    defaults=[[], 0, {}, IMAGE_SIZE, IMAGE_DEPTH, CONSTANTS])):
+    'num_validation', 'left_out', 'side', 'channels', 'constants', 'split'],
+    defaults=[[], 0, {}, IMAGE_SIZE, IMAGE_DEPTH, CONSTANTS, None])):
   """A verified data set: lists of paths, the numbers of images in them, the classes' names.
 
   `left_out` has, for parts that are not all of their files, a regular expression for the keys of
-  the records to skip. `side` (in pixels) and `channels` are those of an image in the files, and
-  `constants` what the tutorial's constants are for this data set, see `follow`.
+  the records to skip. `side` and `channels` are those of an image in the files, `constants` what
+  the tutorial's are for it, see `follow`. `split` tells conversions of the same pictures apart.
   """
 
   @property
@@ -111,7 +112,7 @@ class DataSet(collections.namedtuple('DataSet', [
   def seen_as(self, images):
     """Returns what a run records of its data; `images`, a tensor, is what the network sees."""
     return {'classes': list(self.classes), 'side': self.side,
-            'image_shape': images.shape.as_list()[-3:]}
+            'image_shape': images.shape.as_list()[-3:], 'split': self.split}
 
 
 def follow(constants, *namespaces):
@@ -221,6 +222,7 @@ def _described(folder, num_classes):
     train, test, validation = (description['images'][part] + 0
                                for part in ('train', 'test', 'validation'))
     classes = description['classes'] + []
+    split = [description['flags'].get(name) for name in SPLIT]
     constants = dict(zip(CONSTANTS, [side * 3 // 4, len(classes), train, test]))
   except FileNotFoundError:
     return None
@@ -229,11 +231,11 @@ def _described(folder, num_classes):
   if num_classes != len(classes) and not _is_unchanged('NUM_CLASSES', num_classes):
     raise DataError(f'NUM_CLASSES is {num_classes}, but {path} names {len(classes)} classes.')
 
-  def paths(names, count):  # A small part has fewer files.
-    return [os.path.join(folder, name) for name in names[:count]]
-
-  return DataSet(paths(TRAIN_FILES, train), paths([TEST_FILE], test), train, test, tuple(classes),
-                 paths([VALIDATION_FILE], validation), validation, {}, side, channels, constants)
+  part_files = [[os.path.join(folder, name) for name in names[:count]]  # Of a small part fewer.
+                for names, count in ((TRAIN_FILES, train), ([TEST_FILE], test),
+                                     ([VALIDATION_FILE], validation))]
+  return DataSet(part_files[0], part_files[1], train, test, tuple(classes), part_files[2],
+                 validation, {}, side, channels, constants, split)
 
 
 def _cifar_10(folder, num_classes, hold_out):
@@ -258,7 +260,8 @@ def of_run(record, num_classes):
   side = record.get('side', IMAGE_SIZE)
   crop, _, channels = record.get('image_shape', [side * 3 // 4, 0, IMAGE_DEPTH])
   return DataSet([], [], 0, 0, tuple(classes), side=side, channels=channels,
-                 constants={'NUM_CLASSES': len(classes), 'IMAGE_SIZE': crop})
+                 constants={'NUM_CLASSES': len(classes), 'IMAGE_SIZE': crop},
+                 split=record.get('split'))
 
 
 def _default_classes(num_classes):

@@ -135,10 +135,7 @@ def evaluated_in(eval_dir):
 
 
 def record_start(train_dir, flags, data, given=()):
-  """Records that training starts, with these flags, on this data: see `DataSet.seen_as`.
-
-  `given` are the names of the flags that somebody has set.
-  """
+  """Records that training starts, with these flags, of which some were given, on this data."""
   before = read(train_dir)
   record = {
       'started': datetime.datetime.now().isoformat(timespec='seconds'),
