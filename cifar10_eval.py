@@ -21,6 +21,7 @@ from cifar10_support import evaluation
 from cifar10_support import report
 from cifar10_support import runs
 from cifar10_support import settings
+from cifar10_support import tabs
 from cifar10_support.console import UserError
 
 FLAGS = tf.app.flags.FLAGS
@@ -35,6 +36,8 @@ tf.app.flags.DEFINE_integer('num_examples', None, 'Maximum number of images to e
 tf.app.flags.DEFINE_boolean('run_once', False, 'Evaluate the latest checkpoint and exit.')
 tf.app.flags.DEFINE_boolean('confusion', False, 'Print what was taken for what, with recall and '
                             'precision of each class.')
+tf.app.flags.DEFINE_boolean('projector', False, "Write for TensorBoard's Projector tab what the "
+                            'last layer sees of each image: 30 MB for 10,000 images.')
 console.adopt_flags(evaluation, best, settings, cifar10)
 
 _POLL_SECS = 1  # Between two looks for a new checkpoint.
@@ -62,7 +65,8 @@ def evaluate(data_set=None, patience_secs=None):
   with tf.Graph().as_default():
     crop = cifar10_input.ten_crops if FLAGS.multiview else cifar10_input.central_crop
     images, labels = cifar10.inputs(FLAGS.eval_data, data_set, one_pass=True, crop=crop)
-    data, fetches = data_set.seen_as(images), [cifar10.probabilities(images), labels]
+    data = data_set.seen_as(images)
+    fetches = [cifar10.probabilities(images), labels, *tabs.embedding(labels)]
     summary_op = tf.summary.merge_all()
 
     for checkpoint in found:
@@ -70,7 +74,8 @@ def evaluate(data_set=None, patience_secs=None):
       if FLAGS.eval_data == 'validation' and data_set.left_out:
         runs.check_held_out(directory, data)
       try:
-        probabilities, truth, summary = _evaluate_once(checkpoint, fetches, summary_op, data_set)
+        (probabilities, truth, *points), summary = _evaluate_once(checkpoint, fetches, summary_op,
+                                                                  data_set)
       except checkpoints.Damaged as error:  # Training has just deleted it.
         if is_only:
           raise
@@ -81,7 +86,7 @@ def evaluate(data_set=None, patience_secs=None):
       precision = np.mean(probabilities.argmax(axis=1) == truth)
       console.log(f'precision @ 1 = {precision:.3f}')
       # Before another line: whoever reads them may be gone by then (`| head -1`).
-      _write_events(checkpoint, data_set, precision, probabilities, truth, summary)
+      _write_events(checkpoint, data_set, precision, probabilities, truth, summary, points)
       matrix = report.confusion_matrix(truth, probabilities.argmax(axis=1), len(data_set.classes))
       balanced = report.balanced_accuracy(matrix)
       if f'{balanced:.3f}' != f'{precision:.3f}':  # Some classes have more images than others.
@@ -137,7 +142,7 @@ def _evaluate_once(checkpoint, fetches, summary_op, data_set):
   """Restores a checkpoint and runs through the input once, or up to --num_examples.
 
   Returns:
-    The probabilities and the labels of the images, in the order of the files, and the serialised
+    A list of the values of `fetches` for all images, in the order of the files, and the serialised
     summary of the first batch.
   """
   num_examples = min(FLAGS.num_examples or max(data_set.num_test, data_set.num_validation),
@@ -158,11 +163,10 @@ def _evaluate_once(checkpoint, fetches, summary_op, data_set):
     finally:
       coordinator.request_stop()
       coordinator.join(threads)
-  probabilities, labels = (np.concatenate(parts)[:num_examples] for parts in zip(*batches))
-  return probabilities, labels, summary
+  return [np.concatenate(parts)[:num_examples] for parts in zip(*batches)], summary
 
 
-def _write_events(checkpoint, data_set, precision, probabilities, labels, summary):
+def _write_events(checkpoint, data_set, precision, probabilities, labels, summary, points):
   """Writes all that TensorBoard shows of an evaluation: an event file of its own for each.
 
   If it cannot be written, `tf.io.TFRecordWriter` raises; a `FileWriter` would only log that.
@@ -171,6 +175,7 @@ def _write_events(checkpoint, data_set, precision, probabilities, labels, summar
   values = report.summary(labels, probabilities, data_set.classes,
                           lambda indices: data_set.read_images(FLAGS.eval_data, indices), kind)
   values.value.add(tag=f'precision @ 1{kind}', simple_value=precision)
+  values.MergeFrom(tabs.hyperparameters(os.path.dirname(checkpoint.path)))
   if not kind:  # The tags of these are the same for all kinds.
     values.MergeFromString(summary)
   graph_def = tf.get_default_graph().as_graph_def(add_shapes=True).SerializeToString()
@@ -182,6 +187,9 @@ def _write_events(checkpoint, data_set, precision, probabilities, labels, summar
                     tf.Event(wall_time=time.time(), step=checkpoint.step, summary=values)):
         out.write(event.SerializeToString())
     runs.record_evaluation(FLAGS.eval_dir, os.path.dirname(checkpoint.path))
+    if points:
+      tabs.write_projector(FLAGS.eval_dir, labels, probabilities, data_set.classes,
+                           data_set.read_images(FLAGS.eval_data, range(len(labels))), *points)
 
 
 def _kind():

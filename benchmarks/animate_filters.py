@@ -15,7 +15,7 @@ import sys
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-import plot_curves
+import curves
 
 TAG = 'conv1/filters/image'
 FRAMES = 36  # At most: neighbours that would show the same picture become one.
@@ -33,7 +33,7 @@ def read_pictures(directory):
     {step: PNG} in the order of the steps; of a step that was repeated the latest picture.
   """
   pictures = {event.step: value.image.encoded_image_string
-              for event, value in plot_curves.read_values(directory) if value.tag == TAG}
+              for event, value in curves.read_values(directory) if value.tag == TAG}
   return dict(sorted(pictures.items()))
 
 

@@ -57,7 +57,8 @@ def _run(command, **arguments):
   except FileNotFoundError as error:
     raise UserError(f'{command[0]} is not installed, see docs/deploying.md.') from error
   except subprocess.CalledProcessError as error:
-    raise UserError(f"{' '.join(command)}: {error.stderr.splitlines()[-1:]}") from error
+    reason = error.stderr.strip().rsplit('\n', 1)[-1][:200]
+    raise UserError(f"{' '.join(command)} failed ({reason}).") from error
 
 
 def run_saved_model(model, signature, inputs):

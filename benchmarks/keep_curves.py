@@ -1,22 +1,25 @@
-"""Keeps the curves of a run: copies what plot_curves.py reads from its event files, and no more.
+"""Keeps the curves of a run: copies what compare_runs.py reads, and no more.
 
   python benchmarks/keep_curves.py cifar10 docs/runs/mine
 
 Images, histograms and graphs make the event files of a long run hundreds of megabytes; its curves
-are a few hundred kilobytes, which you can keep for good. TensorBoard and plot_curves.py read the
-copy like the run itself. New points are merged into an existing copy, so that a run may continue on
-another machine.
+are a few hundred kilobytes, which you can keep for good. TensorBoard and compare_runs.py
+read the copy like the run itself. New points are merged into an existing copy, so that a run may
+continue on another machine.
 """
 
-import plot_curves  # First: it imports TensorFlow without its chatter.
+import curves  # First: it imports TensorFlow without its chatter.
 
 import argparse
 import glob
 import os
+import shutil
 import sys
 import tempfile
 
 import tensorflow.compat.v1 as tf
+
+from cifar10_support import runs
 
 # A single name, so that keeping a run twice does not list it twice.
 NAME = 'events.out.tfevents.0000000000.curves'
@@ -34,7 +37,7 @@ def keep(source, target):
   """
   points = {}
   for directory in (target, source):
-    for event, value in plot_curves.read_points(directory):
+    for event, value in curves.read_points(directory):
       points[event.step, value.tag] = tf.Event(
           wall_time=event.wall_time, step=event.step, summary=tf.Summary(value=[value]))
 
@@ -55,11 +58,14 @@ def main():
   arguments = parser.parse_args()
   if not glob.glob(os.path.join(glob.escape(arguments.run), 'train', 'events.out.tfevents.*')):
     sys.exit(f"There are no event files in {os.path.join(arguments.run, 'train')}.")
-  for part in ('train', 'eval'):
-    try:
+  record = os.path.join('train', runs.RECORD)
+  try:
+    for part in ('train', 'eval'):
       keep(os.path.join(arguments.run, part), os.path.join(arguments.copy, part))
-    except (OSError, tf.errors.OpError) as error:
-      sys.exit(f'Cannot write the copy: {error}')
+    if os.path.exists(os.path.join(arguments.run, record)):
+      shutil.copyfile(os.path.join(arguments.run, record), os.path.join(arguments.copy, record))
+  except (OSError, tf.errors.OpError) as error:
+    sys.exit(f'Cannot write the copy: {error}')
 
 
 if __name__ == '__main__':

@@ -31,9 +31,7 @@ class UserError(Exception):
 
 class _PathParser(flags.ArgumentParser):
   """Reads a path, in which the shell leaves the ~ of `--train_dir=~/run` to us."""
-
-  def parse(self, argument):
-    return os.path.expanduser(argument)
+  parse = staticmethod(os.path.expanduser)
 
 
 def DEFINE_path(name, default, help):

@@ -15,6 +15,7 @@ import json
 import os
 import shutil
 import tarfile
+import textwrap
 
 import numpy as np
 from six.moves import http_client
@@ -181,13 +182,11 @@ def prepare(data_dir, url, num_classes, hold_out=False):
 def _check_is_free(data_dir):
   """Raises a `DataError` if a directory holds something else, such as pictures, and no archive."""
   names = sorted(os.listdir(data_dir)) if os.path.isdir(data_dir) else []
-  found = [name for name in names if name[0] != '.' and name != FOLDER]
-  if found and ARCHIVE not in found:
-    more = f' and {len(found) - 3} more' if len(found) > 3 else ''
-    raise DataError(
-        f"{data_dir} holds no data set, but {', '.join(found[:3])}{more}: name an empty directory "
-        f'with --data_dir. If these are pictures, python cifar10_convert.py {data_dir} '
-        '--data_dir=NEW makes a data set of them.')
+  found = ', '.join(name for name in names if name[0] != '.' and name != FOLDER)
+  if found and ARCHIVE not in names:
+    raise DataError(f'{data_dir} holds no data set, but {textwrap.shorten(found, 50)}: name an '
+                    'empty directory with --data_dir. Of pictures, arrays or CIFAR-100 python '
+                    f'cifar10_convert.py {data_dir} --data_dir=NEW makes one.')
 
 
 def find(data_dir, num_classes, parts=('train_eval', 'test'), hold_out=False):

@@ -42,10 +42,8 @@ def summary(labels, probabilities, classes, read_images, kind=''):
   values.append(_picture(f'confusion matrix{kind}/picture', draw_matrix(matrix, classes),
                          'A row is the images of one class: the percentage of them that were taken '
                          'for each class. A cell without a number has less than half a percent.'))
-  counts = f'```\n{confusion_table(matrix, classes)}\n```' if is_large else _table(
-      ['shown, taken for'] + list(classes),
-      [[name] + row.tolist() for name, row in zip(classes, matrix)])
-  values.append(_text(f'confusion matrix{kind}/counts', counts))
+  values.append(_strings(f'confusion matrix{kind}/counts', 'text',
+                         [f'```\n{confusion_table(matrix, classes)}\n```']))
 
   rows = []
   for predicted, name in [(None, 'any other')] if is_large else enumerate(classes):
@@ -56,9 +54,9 @@ def summary(labels, probabilities, classes, read_images, kind=''):
       values.append(_picture(f'mistakes{kind}/taken for {name}',
                              draw_row(read_images(mistakes)),
                              f'The images most confidently mistaken for {name}.'))
-  values.append(_text(f'mistakes{kind}/names', _table(
+  values.append(_strings(f'mistakes{kind}/names', 'text', [_table(
       ['taken for', 'what it is (probability of the mistake, index of the image), left to right'],
-      rows)))
+      rows)]))
   return tf.Summary(value=values)
 
 
@@ -85,22 +83,21 @@ def confusion_table(matrix, classes):
                       for total in (shown[i], taken[i])) for i in range(len(classes))]
   cell = len(str(matrix.max())) + 1
   if 14 + cell * len(classes) + 16 <= 80:
-    head = 'shown'.ljust(14) + ''.join(f'{i:{cell}}' for i in range(len(classes)))
-    rows = [f'{i} {name}'[:13].ljust(14) + ''.join(f'{count:{cell}}' for count in matrix[i])
-            for i, name in enumerate(classes)]
     lines = ['A row is the images of one class, a column what they were taken for.',
-             f'{head}  recall precis.', *map(str.__add__, rows, measures)]
-    return '\n'.join(line.rstrip() for line in lines)
+             ' ' * 14 + ''.join(f'{i:{cell}}' for i in range(len(classes))) + '  recall precis.']
+    for i, (name, row) in enumerate(zip(classes, matrix)):
+      counts = ''.join(f'{count:{cell}}' for count in row)
+      lines.append(f'{i} {name}'[:13].ljust(14) + counts + measures[i])
+    return '\n'.join(lines)
   worst = sorted(np.flatnonzero(shown), key=lambda i: right[i] / shown[i])[:10]
   lines = [f"{'the lowest recalls':48}  images  recall precis."]
   lines += [f'{classes[i][:47]:48}{shown[i]:8}{measures[i]}' for i in worst]
-  mistakes = np.where(np.eye(len(classes), dtype=bool), 0, matrix)
   lines += ['', f"{'the most frequent mistakes':48}  images  of all"]
-  for i in np.argsort(-mistakes, axis=None, kind='stable')[:10]:
-    row, column = np.unravel_index(i, matrix.shape)
-    if mistakes[row, column]:
-      pair = f'{classes[row][:17]}, taken for {classes[column][:17]}'
-      lines.append(f'{pair:48}{matrix[row, column]:8}{matrix[row, column] / shown[row]:8.3f}')
+  mistakes = matrix - np.diag(right)
+  for i, j in np.transpose(np.unravel_index(np.argsort(-mistakes, axis=None), mistakes.shape))[:10]:
+    if mistakes[i, j]:
+      pair = f'{classes[i][:17]}, taken for {classes[j][:17]}'
+      lines.append(f'{pair:48}{mistakes[i, j]:8}{mistakes[i, j] / shown[i]:8.3f}')
   return '\n'.join(lines)
 
 
@@ -175,10 +172,6 @@ def _picture(tag, pixels, description):
   Image.fromarray(pixels).save(png, 'PNG')
   # In TensorFlow 2's form: TensorBoard drops the description of pictures in TensorFlow 1's.
   return _strings(tag, 'images', [b'%d' % width, b'%d' % height, png.getvalue()], description)
-
-
-def _text(tag, markdown):
-  return _strings(tag, 'text', [markdown])
 
 
 def _strings(tag, plugin, strings, description=''):

@@ -1,10 +1,10 @@
 """A run on disk: its directory, who may work in it, and how it was started.
 
-Beside TensorFlow's checkpoints and event files a run has `run.json`: `flags`, `classes` and `side`
-(the data set's), `image_shape` (what the network sees), `tensorflow` (the version) and `started` of
-its last start, and under `earlier` the same of the starts before that. A directory of evaluations
-has `evaluated.json`, a list of the runs. If `end.txt` appears in the directory of a run, training
-ends; the file says why.
+Beside TensorFlow's checkpoints and event files a run has `run.json`: `flags` (and those `given`),
+`classes` and `side` (the data set's), `image_shape` (what the network sees), `tensorflow` (the
+version) and `started` of its last start, and under `earlier` the same of the starts before that. A
+directory of evaluations has `evaluated.json`, a list of the runs. If `end.txt` appears in the
+directory of a run, training ends; the file says why.
 """
 
 import contextlib
@@ -12,6 +12,7 @@ import datetime
 import json
 import os
 import re
+import textwrap
 
 from cifar10_support import checkpoints
 from cifar10_support import files
@@ -22,7 +23,7 @@ from cifar10_support.quiet import tf
 RECORD = 'run.json'
 END = 'end.txt'
 _EVALUATED = 'evaluated.json'
-_SET_ASIDE = re.compile(r'\.old-\d{8}-\d{6}$')
+SET_ASIDE = re.compile(r'\.old-\d{8}-\d{6}$')
 
 
 def check_directory(path, flag):
@@ -109,14 +110,14 @@ def set_aside(train_dir):
   print(f'The run that was in {train_dir} is now in {directory}{ending}.')
   parent = os.path.dirname(directory)
   for evaluations in [os.path.join(parent, name) for name in os.listdir(parent)]:
-    if directory in _evaluated_in(evaluations) and not _SET_ASIDE.search(evaluations):
+    if directory in evaluated_in(evaluations) and not SET_ASIDE.search(evaluations):
       os.rename(evaluations, evaluations + ending)
       print(f'Its evaluations are now in {evaluations}{ending}.')
 
 
 def record_evaluation(eval_dir, train_dir):
   """Records in a directory of evaluations that it has some of a run, for `set_aside`."""
-  evaluated, run = _evaluated_in(eval_dir), os.path.realpath(train_dir)
+  evaluated, run = evaluated_in(eval_dir), os.path.realpath(train_dir)
   if run not in evaluated:
     if evaluated:
       print(f'{eval_dir} also has evaluations of {evaluated[-1]}: --eval_dir keeps them apart.')
@@ -124,7 +125,7 @@ def record_evaluation(eval_dir, train_dir):
       json.dump(evaluated + [run], out)
 
 
-def _evaluated_in(eval_dir):
+def evaluated_in(eval_dir):
   """Returns the paths of the runs that `record_evaluation` has recorded in a directory."""
   try:
     with open(os.path.join(eval_dir, _EVALUATED)) as lines:
@@ -133,14 +134,18 @@ def _evaluated_in(eval_dir):
     return []
 
 
-def record_start(train_dir, flags, data):
-  """Records that training starts, with these flags, on this data: see `DataSet.seen_as`."""
+def record_start(train_dir, flags, data, given=()):
+  """Records that training starts, with these flags, on this data: see `DataSet.seen_as`.
+
+  `given` are the names of the flags that somebody has set.
+  """
   before = read(train_dir)
   record = {
       'started': datetime.datetime.now().isoformat(timespec='seconds'),
       'tensorflow': tf.__version__,
       **data,
       'flags': flags,
+      'given': list(given),
       'earlier': before.pop('earlier') + [before] if before else [],
   }
   with tf_setup.writing_to(train_dir, 'train_dir'):
@@ -187,11 +192,6 @@ def check_data(directory, record, data):
   """Raises a `UserError` if the run, whose record `read` returned, had other data."""
   for key, there in (record or {}).items():
     if there != data.get(key, there):
+      there, here = (textwrap.shorten(str(value), 50) for value in (there, data[key]))
       raise UserError(f'The run in {directory} was trained on another data set: its {key} is '
-                      f'{_shortened(there)}, not {_shortened(data[key])}. Name another directory, '
-                      'or the other data set.')
-
-
-def _shortened(value):
-  text = ', '.join(map(str, value)) if isinstance(value, list) else str(value)
-  return text if len(text) < 50 else f'{text[:47]}...'
+                      f'{there}, not {here}. Name another directory, or the other data set.')

@@ -33,6 +33,7 @@ CONSTANTS = ('data_url', 'mixed_precision', 'validation', 'min_queue_examples',
              'distortion_strength', 'initial_learning_rate', 'learning_rate_schedule',
              'num_epochs_per_decay', 'learning_rate_decay_factor', 'momentum', 'weight_decay',
              'conv_weight_decay', 'moving_average_decay', 'freeze')
+LEARNING = {'batch_size', 'num_gpus', 'use_fp16', *CONSTANTS} - {'data_url'}
 
 _DIRECTORIES = ('data_dir', 'train_dir', 'eval_dir', 'checkpoint_dir')
 

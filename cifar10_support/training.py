@@ -12,6 +12,7 @@ from cifar10_support import console
 from cifar10_support import hyperparameters
 from cifar10_support import runs
 from cifar10_support import settings
+from cifar10_support import tabs
 from cifar10_support import tf_setup
 from cifar10_support.console import UserError
 from cifar10_support.quiet import tf
@@ -80,7 +81,7 @@ def training_session(train_op, loss, examples_per_step, data, num_cpus=1, hooks=
     # What is added from here on is one box in TensorBoard's picture of the graph.
     stack.enter_context(tf.name_scope('session'))
 
-    saver = _Saver(is_in_place)
+    saver = tf.train.Saver(save_relative_paths=True)  # So that a run can be copied or moved.
     checkpoint = _checkpoint_to_resume(train_dir, data)
     if checkpoint:
       # Of these the saver deletes all but five; those of other programs are not among them.
@@ -88,10 +89,11 @@ def training_session(train_op, loss, examples_per_step, data, num_cpus=1, hooks=
                if path != checkpoint.path and os.path.basename(path).startswith('model.ckpt-')]
       saver.recover_last_checkpoints(older + [checkpoint.path])
     scaffold = _scaffold(saver, None if checkpoint else _initial_values(data))
-    steps = _Steps(train_op, loss, examples_per_step, train_dir, scaffold)
+    steps = _Steps(train_op, loss, examples_per_step, train_dir, scaffold, is_in_place)
     all_hooks, is_compiled = [*hooks, steps], False
     if not checkpoint or checkpoint.step < FLAGS.max_steps:
-      runs.record_start(train_dir, _flags(), data)
+      runs.record_start(train_dir, _flags(), data, [
+          flag for flag in _flags() if not FLAGS[flag].using_default_value])
       print(f'Resuming {train_dir} from step {checkpoint.step}.' if checkpoint
             else f'Training in {train_dir}.')
       if FLAGS.seed is not None and (num_cpus > 1 or session_creator or tf_setup.num_gpus()):
@@ -102,6 +104,7 @@ def training_session(train_op, loss, examples_per_step, data, num_cpus=1, hooks=
       # An event file of its own for each start: two in a second would share a name.
       steps.writer = stack.enter_context(tf.summary.FileWriter(
           train_dir, tf.get_default_graph(), filename_suffix=f'.{time.time_ns()}'))
+      steps.writer.add_summary(tabs.hyperparameters(train_dir))
       if FLAGS.profile_steps:
         # This hook's event file comes from a cache, and nobody else closes it.
         stack.callback(tf.summary.FileWriterCache.clear)
@@ -158,11 +161,10 @@ def _checkpoint_to_resume(train_dir, data):
   checkpoint = checkpoints.latest_intact(train_dir)
   if not checkpoint:
     return None
-  learning_flags = {'batch_size', 'num_gpus', 'use_fp16', *settings.CONSTANTS} - {'data_url'}
   now = {'num_gpus': 1, **_flags()}  # A script that has no such flag trains a single tower.
   before = {'num_gpus': 1, 'validation': False, **record['flags']} if record else {}
   changes = [f'--{name} is {now[name]}, was {before[name]}'
-             for name in sorted(learning_flags.intersection(before, now))
+             for name in sorted(settings.LEARNING.intersection(before, now))
              # A program that sets no flags, such as a notebook, leaves None: its constants count.
              if now[name] != before[name] and None not in (now[name], before[name])]
   variables = _variables()
@@ -217,29 +219,6 @@ def _advice(train_dir):
           'if it happens again, lower --initial_learning_rate.')
 
 
-class _Saver(tf.train.Saver):
-  """Saves all variables, if they are finite and the run's directory is still what it was."""
-
-  def __init__(self, is_in_place):
-    self._is_in_place = is_in_place
-    # With relative paths a run can be copied or moved.
-    super().__init__(save_relative_paths=True)
-    with tf.name_scope('finite'):
-      self._finite = tf.reduce_all([tf.reduce_all(tf.is_finite(variable))
-                                    for variable in tf.global_variables()
-                                    if variable.dtype.base_dtype.is_floating])
-
-  def save(self, session, save_path, *args, **kwargs):
-    train_dir = os.path.dirname(save_path)
-    if not session.run(self._finite):
-      raise UserError(f'The weights are no longer finite. {_advice(train_dir)}')
-    if not self._is_in_place():
-      raise UserError(f'{train_dir} has vanished, or another directory has taken its place. Put it '
-                      f'back, then run {console.same_command()} again to resume from the last '
-                      'checkpoint in it.')
-    return super().save(session, save_path, *args, **kwargs)
-
-
 class TrainingSession(tf.train.MonitoredSession):
   """A `tf.train.MonitoredSession` in which most steps take a shortcut.
 
@@ -275,16 +254,20 @@ class _Steps(tf.train.SessionRunHook):
   restored: a kill at that moment would cost it.
   """
 
-  def __init__(self, train_op, loss, examples_per_step, train_dir, scaffold):
+  def __init__(self, train_op, loss, examples_per_step, train_dir, scaffold, is_in_place):
     self.train_op, self._loss = train_op, loss
     self._examples_per_step, self._train_dir = examples_per_step, train_dir
-    self._scaffold = scaffold
+    self._scaffold, self._is_in_place = scaffold, is_in_place
     self.writer = None  # A `tf.summary.FileWriter`, if this start may write to the run.
     self.log_error = None  # Why the log cannot be written: a full disk, no reader (`| head`).
     self.why_to_end = None  # What `runs.why_to_end` said.
     self._global_step = tf.train.get_global_step()
     with tf.control_dependencies([train_op]):
       self._updated = self._global_step.read_value()
+    with tf.name_scope('finite'):
+      self._finite = tf.reduce_all([tf.reduce_all(tf.is_finite(variable))
+                                    for variable in tf.global_variables()
+                                    if variable.dtype.base_dtype.is_floating])
 
   def after_create_session(self, session, coord):
     self._session = session  # The one inside the `tf.train.MonitoredSession`.
@@ -361,6 +344,12 @@ class _Steps(tf.train.SessionRunHook):
     self.why_to_end = runs.why_to_end(self._train_dir)
 
   def _save(self):
+    if not self._session.run(self._finite):
+      raise UserError(f'The weights are no longer finite. {_advice(self._train_dir)}')
+    if not self._is_in_place():
+      raise UserError(f'{self._train_dir} has vanished, or another directory has taken its place. '
+                      f'Put it back, then run {console.same_command()} again to resume from the '
+                      'last checkpoint in it.')
     self._scaffold.saver.save(self._session, os.path.join(self._train_dir, 'model.ckpt'),
                               global_step=self.number)
     self.why_to_end = runs.why_to_end(self._train_dir)

@@ -13,11 +13,12 @@ import functools
 import io
 import json
 import os
-import re
 import sys
 import tempfile
 import time
 import traceback
+import types
+import typing
 import warnings
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -32,6 +33,7 @@ import cifar10_multi_gpu_train  # noqa: E402
 from cifar10_support import console  # noqa: E402
 from cifar10_support import dataset  # noqa: E402
 import cifar10_train  # noqa: E402, F401: its flags
+from migrating_page import IMAGES, KERNEL, LABELS, linear_graph, snippets  # noqa: E402
 import numpy_network  # noqa: E402
 
 from absl import flags  # noqa: E402
@@ -502,39 +504,8 @@ def ported_program(row):
   assert len(model.trainable_variables) == 2
 
 
-def snippets(title):
-  """Returns two functions that run a section's snippets in a dictionary of names: graph, Keras."""
-  with open(os.path.join(ROOT, 'docs', 'migrating.md'), encoding='utf-8') as page:
-    section = page.read().split(f'\n### {title}\n')[1].split('\n##')[0]
-  blocks = re.findall('^```python\n(.*?)^```', section, re.DOTALL | re.MULTILINE)
-  graph, ours = (functools.partial(exec, compile(block, title, 'exec')) for block in blocks)
-  return graph, ours
-
-
-IMAGES = np.random.RandomState(0).normal(size=[8, 4]).astype(np.float32)
-LABELS = np.arange(8) % 3
-KERNEL = np.random.RandomState(1).normal(size=[4, 3]).astype(np.float32)
-
-
-@contextlib.contextmanager
-def linear_graph(**more):
-  """A graph with logits, weight decay and a session: what a program has before the snippet."""
-  with tf.Graph().as_default(), tf1.Session() as session:
-    images, labels = tf.constant(IMAGES), tf.constant(LABELS)
-    weights = tf1.get_variable('weights', initializer=KERNEL)
-    biases = tf1.get_variable('biases', [3], initializer=tf1.zeros_initializer())
-    logits = tf.add(tf.matmul(images, weights), biases, name='logits')
-    cross_entropy = tf.reduce_mean(tf1.nn.sparse_softmax_cross_entropy_with_logits(
-        labels=labels, logits=logits))
-    loss = cross_entropy + 0.1 * tf.nn.l2_loss(weights)
-    optimizer = tf1.train.GradientDescentOptimizer(0.1)
-    session.run(tf1.global_variables_initializer())
-    yield dict(more, tf=tf1, np=np, session=session, images=images, labels=labels, weights=weights,
-               biases=biases, logits=logits, loss=loss, optimizer=optimizer)
-
-
 def linear_model(**more):
-  """The same in Keras."""
+  """What a Keras program has before the snippet: the same as `linear_graph`."""
   model = keras.Sequential([keras.Input([4]), keras.layers.Dense(
       3, name='logits', kernel_regularizer=keras.regularizers.L2(0.05))])
   model.layers[0].set_weights([KERNEL, np.zeros(3)])
@@ -556,7 +527,7 @@ def raises(kind, text=''):
 
 
 def own_loop(row):
-  graph, ours = snippets('A session.run loop of your own')
+  graph, ours, *_ = snippets('A session.run loop of your own')
   printed = {graph: [], ours: []}
   with linear_graph(print=lambda *values: printed[graph].append(values)) as names:
     names['train_op'] = names['optimizer'].minimize(names['loss'])
@@ -572,7 +543,7 @@ def own_loop(row):
 
 
 def summaries_by_hand(row):
-  graph, ours = snippets('Summaries written by hand')
+  graph, ours, *_ = snippets('Summaries written by hand')
   folders = [os.path.join(row.tmp, name) for name in ('graph', 'ours')]
   assert not tf.summary.scalar('loss', 1.0, step=3)  # The trap: nobody writes it.
   with linear_graph(logs=folders[0], step=3, precision=0.5) as names:
@@ -594,7 +565,7 @@ def summaries_by_hand(row):
 
 
 def placeholders(row):
-  graph, ours = snippets('Placeholders and feed_dict')
+  graph, ours, *_ = snippets('Placeholders and feed_dict')
   with linear_graph(batch=IMAGES) as names:
     graph(names)
     expected = names['result']
@@ -616,7 +587,7 @@ def placeholders(row):
 
 
 def checkpoint_state(row):
-  graph, ours = snippets('get_checkpoint_state')
+  graph, ours, *_ = snippets('get_checkpoint_state')
   train_dir, moved = os.path.join(row.tmp, 'run'), os.path.join(row.tmp, 'moved')
   os.mkdir(train_dir)
   with linear_graph(train_dir=train_dir) as names:
@@ -646,7 +617,7 @@ def checkpoint_state(row):
 
 
 def top_k(row):
-  graph, ours = snippets('in_top_k')
+  graph, ours, *_ = snippets('in_top_k')
   with linear_graph() as names:
     graph(names)
     expected = names['true_count']
@@ -661,7 +632,7 @@ def top_k(row):
 
 
 def partial_restore(row):
-  graph, ours = snippets('A Saver of some of the variables')
+  graph, ours, *_ = snippets('A Saver of some of the variables')
   path = tf.train.latest_checkpoint(TRAINED)
   before = tf.train.load_checkpoint(path)
   with tf.Graph().as_default(), tf1.Session() as session:
@@ -738,15 +709,19 @@ class _Slim:
 
 
 class _OldTensorFlow:
-  """`tensorflow.compat.v1` with `tf.layers`."""
+  """`tensorflow.compat.v1` with `tf.layers` and `tf.estimator`."""
   layers = tf1.layers if hasattr(tf1.layers, 'batch_normalization') else _Layers
+
+  @property
+  def estimator(self):
+    return _Estimator
 
   def __getattr__(self, name):
     return getattr(tf1, name)
 
 
 def is_training(row):
-  graph, ours = snippets('is_training')
+  graph, ours, *_ = snippets('is_training')
   images = np.random.RandomState(0).normal(3, 2, size=[2, 4, 4, 3]).astype(np.float32)
   with tf.Graph().as_default(), tf1.Session() as session:
     tf1.set_random_seed(0)
@@ -781,7 +756,7 @@ def is_training(row):
 
 
 def contrib(row):
-  graph, ours = snippets('tf.contrib, slim and tf.layers')
+  graph, ours, *_ = snippets('tf.contrib, slim and tf.layers')
   try:
     import tf_slim as slim
   except ImportError:
@@ -807,7 +782,7 @@ def contrib(row):
 
 
 def resizing(row):
-  graph, ours = snippets('Resizing and decoding')
+  graph, ours, *_ = snippets('Resizing and decoding')
   noise = np.random.RandomState(0).randint(0, 256, [48, 48, 3]).astype(np.uint8)
   data = tf.io.encode_png(noise).numpy()
   with tf.Graph().as_default(), tf1.Session() as session:
@@ -827,7 +802,7 @@ def resizing(row):
 
 
 def own_schedule(row):
-  graph, ours = snippets('A schedule of your own')
+  graph, ours, *_ = snippets('A schedule of your own')
   with linear_graph() as names:
     names['global_step'] = tf1.train.get_or_create_global_step()
     names['session'].run(names['global_step'].initializer)
@@ -869,7 +844,7 @@ def momentum_and_adam(row):
       optimizer.apply([tf.constant(gradient)], [weight])
     return float(weight)
 
-  graph, ours = snippets('Momentum, Adam, RMSProp')
+  graph, ours, *_ = snippets('Momentum, Adam, RMSProp')
   rates, names = [0.1, 0.1, 0.1, 0.01], {'keras': keras}
   ours(names)
   sgd = functools.partial(keras.optimizers.SGD, 0.1, momentum=0.9)
@@ -890,7 +865,7 @@ def momentum_and_adam(row):
 
 
 def assign(row):
-  graph, ours = snippets('tf.assign to weights')
+  graph, ours, *_ = snippets('tf.assign to weights')
   new = np.ones([4, 3], np.float32)
   with linear_graph(new=new) as names:
     graph(names)
@@ -906,7 +881,7 @@ def assign(row):
 
 
 def several_optimizers(row):
-  graph, ours = snippets('Several optimizers')
+  graph, ours, *_ = snippets('Several optimizers')
   with linear_graph() as names:
     step = tf1.train.get_or_create_global_step()
     names.update(body=[names['weights']], head=[names['biases']], global_step=step,
@@ -928,7 +903,7 @@ def several_optimizers(row):
 
 
 def gradient_by_the_input(row):
-  graph, ours = snippets('Gradients by the input')
+  graph, ours, *_ = snippets('Gradients by the input')
   with linear_graph() as names:
     graph(names)
     expected = names['session'].run(names['gradient'])
@@ -943,7 +918,7 @@ def gradient_by_the_input(row):
 
 
 def clipping(row):
-  graph, ours = snippets('Clipped gradients')
+  graph, ours, *_ = snippets('Clipped gradients')
   with linear_graph() as names:
     plain = names['session'].run(tf1.gradients(names['loss'], [names['weights'], names['biases']]))
     graph(names)
@@ -962,7 +937,7 @@ def clipping(row):
 
 
 def records(row):
-  graph, ours = snippets('TFRecord files')
+  graph, ours, *_ = snippets('TFRecord files')
   path, compressed = os.path.join(row.tmp, 'a.tfrecord'), os.path.join(row.tmp, 'b.tfrecord')
   examples = [tf.train.Example(features=tf.train.Features(feature={
       'image': tf.train.Feature(bytes_list=tf.train.BytesList(value=[bytes([i, i + 1])])),
@@ -989,8 +964,173 @@ def records(row):
   assert len(list(tf.data.TFRecordDataset([compressed], compression_type='GZIP'))) == 3
 
 
+class _Estimator:
+  """The part of `tf.estimator` that the page shows; TensorFlow 2.16 was the first without it."""
+
+  class EstimatorSpec(typing.NamedTuple):
+    mode: str
+    loss: tf.Tensor
+    train_op: tf.Operation
+
+  @staticmethod
+  def Estimator(model_fn, model_dir):
+    def train(input_fn, steps):
+      with tf.Graph().as_default(), tf1.Session() as session:
+        step = tf1.train.get_or_create_global_step()
+        spec = model_fn(*input_fn(), 'train')
+        [weights] = tf1.trainable_variables()
+        session.run(tf1.global_variables_initializer())
+        weights.load(KERNEL, session)
+        for _ in range(steps):
+          session.run(spec.train_op)
+        tf1.train.Saver().save(session, model_dir + '/model.ckpt', session.run(step))
+
+    return types.SimpleNamespace(train=train)
+
+
+def estimators(row):
+  graph, ours, *_ = snippets('Estimators')
+  names = {'tf': _OldTensorFlow(), 'model_dir': row.tmp,
+           'input_fn': lambda: (tf.constant(IMAGES), tf.constant(LABELS))}
+  graph(names)
+  expected = tf.train.load_checkpoint(row.tmp)
+  assert expected.get_tensor('global_step') == 3
+
+  class FirstKernel:
+    """Keras, but each model starts with KERNEL."""
+
+    def __getattr__(self, name):
+      return getattr(keras, name)
+
+    @staticmethod
+    def Sequential(parts):
+      model = keras.Sequential(parts)
+      model.set_weights([KERNEL])
+      return model
+
+  names = {'keras': FirstKernel(), 'layers': keras.layers, 'input_fn': lambda: (
+      tf.data.Dataset.from_tensors((IMAGES, LABELS)).repeat())}
+  with contextlib.redirect_stdout(io.StringIO()):
+    ours(names)
+    model = names['model']
+    np.testing.assert_allclose(model.get_weights()[0], expected.get_tensor('weights'), rtol=1e-4)
+    model.fit(names['input_fn'](), steps_per_epoch=3, epochs=1)
+  assert int(model.optimizer.iterations) == 6  # The trap: it does not know of the first epoch.
+
+
+def supervisor(row):
+  graph, ours, *_ = snippets('Supervisor')
+  logs, backup = os.path.join(row.tmp, 'graph'), os.path.join(row.tmp, 'backup')
+  steps = []
+  for max_steps in (4, 6):
+    with linear_graph(logs=logs, max_steps=max_steps) as names:
+      step = tf1.train.get_or_create_global_step()
+      names.update(global_step=step, saver=tf1.train.Saver(),
+                   train_op=names['optimizer'].minimize(names['loss'], step))
+      graph(names)
+      steps.append(names['step'])
+    assert tf.train.load_checkpoint(logs).get_tensor('global_step') == max_steps
+  assert steps == [4, 6]
+
+  def fit(max_steps, interrupted_at=None):
+    def interrupt(batch, logs):
+      if len(taken) == interrupted_at:
+        raise KeyboardInterrupt
+
+    names = linear_model(logs=backup, max_steps=max_steps)
+    names['dataset'] = tf.data.Dataset.from_tensors((IMAGES, LABELS)).repeat()
+    original = keras.callbacks.BackupAndRestore
+    taken = []
+    names['keras'] = types.SimpleNamespace(callbacks=types.SimpleNamespace(
+        BackupAndRestore=lambda path: [original(path), keras.callbacks.LambdaCallback(
+            on_train_batch_begin=lambda batch, logs: taken.append(batch),
+            on_train_batch_end=interrupt)]))
+    model_fit = names['model'].fit
+    names['model'] = types.SimpleNamespace(fit=lambda data, callbacks, **more: model_fit(
+        data, callbacks=callbacks[0], verbose=0, **more))
+    try:
+      ours(names)
+    except KeyboardInterrupt:
+      pass
+    return len(taken)
+
+  assert fit(6, interrupted_at=5) == 5 and os.listdir(backup)
+  assert fit(6) == 2  # Of three epochs the first two were there.
+  assert fit(6) == 6  # The trap.
+
+
+class _Cell:
+  """`tf.nn.rnn_cell.BasicLSTMCell`, which TensorFlow has where tf_keras is."""
+
+  def __init__(self, units):
+    self.output_size, self.state_size = units, (units, units)
+
+  def zero_state(self, batch_size, dtype):
+    return tuple(tf.zeros([batch_size, units], dtype) for units in self.state_size)
+
+  def __call__(self, inputs, state, scope=None):
+    c, h = state
+    both = tf.concat([inputs, h], 1)
+    with tf1.variable_scope('basic_lstm_cell'):
+      kernel = tf1.get_variable('kernel', [both.shape[1], 4 * self.output_size])
+      bias = tf1.get_variable('bias', [4 * self.output_size])
+    i, j, f, o = tf.split(tf.matmul(both, kernel) + bias, 4, axis=1)
+    c = c * tf.sigmoid(f + 1.0) + tf.sigmoid(i) * tf.tanh(j)
+    h = tf.tanh(c) * tf.sigmoid(o)
+    return h, (c, h)
+
+
+def recurrent(row):
+  graph, ours, *_ = snippets('Recurrent cells')
+  sequences = np.random.RandomState(0).normal(size=[2, 3, 4]).astype(np.float32)
+  old = types.SimpleNamespace(float32=tf.float32, nn=types.SimpleNamespace(
+      dynamic_rnn=tf1.nn.dynamic_rnn,
+      rnn_cell=types.SimpleNamespace(BasicLSTMCell=getattr(tf1.nn.rnn_cell, 'BasicLSTMCell', _Cell)
+                                     if os.environ.get('TF_USE_LEGACY_KERAS') else _Cell)))
+  with tf.Graph().as_default(), tf1.Session() as session:
+    names = {'tf': old, 'sequences': tf.constant(sequences)}
+    graph(names)
+    session.run(tf1.global_variables_initializer())
+    variables = {variable.op.name: variable for variable in tf1.trainable_variables()}
+    values, expected = session.run([variables, names['outputs']])
+  assert list(values) == ['rnn/basic_lstm_cell/kernel', 'rnn/basic_lstm_cell/bias']
+  kernel, bias = values.values()
+  assert np.abs(bias).max() > 0.1
+  names = {'np': np, 'layers': keras.layers, 'kernel': kernel, 'bias': bias,
+           'sequences': sequences}
+  ours(names)
+  np.testing.assert_allclose(names['outputs'], expected, atol=1e-5)
+  for weights in ([kernel[:4], kernel[4:], bias + names['forget']],
+                  [names['ordered'](part) for part in (kernel[:4], kernel[4:], bias)]):
+    names['layer'].set_weights(weights)  # The traps.
+    assert np.abs(names['layer'](sequences) - expected).max() > 0.01
+
+
+def conditions(row):
+  graph, ours, *_ = snippets('tf.cond')
+  for value in (0.5, 5.0):
+    with tf.Graph().as_default():
+      names = {'tf': tf1, 'loss': tf.constant(value)}
+      graph(names)
+      [expected] = graph_run(names['smaller'])
+    names = {'tf': tf, 'loss': tf.constant(value)}
+    ours(names)
+    np.testing.assert_allclose(names['smaller'], expected)
+    np.testing.assert_allclose(expected, 0.5)
+  with tf.Graph().as_default(), tf1.Session() as session:  # The trap.
+    count = tf1.get_variable('count', [], initializer=tf1.zeros_initializer())
+    outside = count.assign_add(1.0)
+    results = [tf.cond(tf1.placeholder_with_default(False, []), function, lambda: tf.constant(0.0))
+               for function in (lambda: tf.identity(outside), lambda: count.assign_add(1.0))]
+    session.run(count.initializer)
+    counts = [(session.run(result), session.run(count))[1] for result in results]
+  assert counts == [1, 1]
+  names['shrink'](0.5), names['shrink'](5.0)  # A graph for each Python number.
+  assert names['shrink'].experimental_get_tracing_count() == 3
+
+
 def frozen_graph(row):
-  graph, ours = snippets('A frozen graph')
+  graph, ours, *_ = snippets('A frozen graph')
   with linear_graph() as names:
     graph(names)
     graph_def = names['graph_def']
@@ -1019,7 +1159,7 @@ def stderr_of_the_process():
 
 
 def printing(row):
-  graph, ours = snippets('tf.Print')
+  graph, ours, *_ = snippets('tf.Print')
   with linear_graph() as names:
     unused, loss = names['loss'], names['session'].run(names['loss'])
     graph(names)

@@ -3,6 +3,7 @@ import collections
 import io
 import json
 import os
+import re
 import sys
 
 import numpy as np
@@ -13,8 +14,9 @@ import tensorflow.compat.v1 as tf
 from conftest import ROOT
 
 import animate_filters
+import compare_runs
+import curves
 import keep_curves
-import plot_curves
 import programs
 import simulate_scaling
 import throughput
@@ -60,7 +62,7 @@ def run(tmp_path):
 
 
 def test_table_has_a_row_for_each_evaluation(run, monkeypatch, capsys):
-  _main(monkeypatch, plot_curves, 'name=%s' % run, '--csv')
+  _main(monkeypatch, compare_runs, 'name=%s' % run, '--csv')
   heading, first, second = [line.split(',') for line in capsys.readouterr().out.splitlines()]
   assert heading[:3] == ['run', 'step', 'training loss'] and len(heading) == 5
   assert first == ['name', '100', '4.000', '0.500', '']
@@ -69,46 +71,152 @@ def test_table_has_a_row_for_each_evaluation(run, monkeypatch, capsys):
   assert 5 / 3 <= float(second[2]) <= 7 / 3
 
 
-def test_table_is_markdown_unless_csv_is_asked_for(run, monkeypatch, capsys):
-  _main(monkeypatch, plot_curves, run)
-  assert capsys.readouterr().out.splitlines()[1:3] == [
-      '| --- | --- | --- | --- | --- |', '| mine | 100 | 4.000 | 0.500 |  |']
+def _timed_run(directory, points, evaluations, **record):
+  """Writes a run: points and evaluations are (step, seconds, value); `record` is for run.json."""
+  for part, tag, curve in (('train', LOSS, points), ('eval', PRECISION, evaluations)):
+    (directory / part).mkdir(parents=True)
+    with tf.io.TFRecordWriter(str(directory / part / 'events.out.tfevents.1')) as out:
+      for step, seconds, value in curve:
+        summary = tf.Summary(value=[tf.Summary.Value(tag=tag, simple_value=value)])
+        out.write(tf.Event(wall_time=1.8e9 + seconds, step=step,
+                           summary=summary).SerializeToString())
+  if record:
+    (directory / 'train' / 'run.json').write_text(json.dumps({
+        'earlier': [], 'classes': ['cat', 'dog'], 'tensorflow': '2.21.0', **record}))
+
+
+def _rows(capsys):
+  """Returns the lines of a comparison's table: what it is, and the values."""
+  lines = capsys.readouterr().out.splitlines()
+  assert max(map(len, lines)) <= 80
+  return {row[0]: row[1:] for row in (re.split('  +', line.strip()) for line in lines) if row}
+
+
+@pytest.fixture
+def two_runs(tmp_path):
+  """Two runs of 100 steps a minute; for an hour after its step 200 nobody trained the first one."""
+  def times(steps, pause):
+    return [(step, 0.6 * step + pause * (step > 200), 2.0) for step in steps]
+
+  flags = {'momentum': 0.0, 'freeze': [], 'max_steps': 400, 'train_dir': 'a', 'batch_size': 128}
+  _timed_run(tmp_path / 'a', times(range(0, 401, 50), 3600),
+             [(100, 0, 0.5), (200, 0, 0.8125), (400, 0, 0.75)],
+             flags={**flags, 'momentum': 0.5},
+             earlier=[{'flags': {**flags, 'max_steps': 200}, 'classes': ['cat', 'dog']}])
+  _timed_run(tmp_path / 'b', times(range(0, 301, 50), 0), [(100, 0, 0.75), (300, 0, 0.875)],
+             flags={**flags, 'max_steps': 300, 'train_dir': 'b', 'freeze': ['conv1', 'conv2']})
+  return tmp_path / 'a', tmp_path / 'b'
+
+
+def test_comparison_has_what_differs_the_scores_and_when_they_were_reached(
+    two_runs, monkeypatch, capsys):
+  _main(monkeypatch, compare_runs, *two_runs)
+  rows = _rows(capsys)
+  assert {name: rows[name] for name in ('momentum', 'freeze', 'max_steps')} == {
+      'momentum': ['0.0, then 0.5', '0.0'], 'freeze': ['conv1,conv2'], 'max_steps': ['400', '300']}
+  assert not {'batch_size', 'train_dir', 'classes', 'tensorflow'} & rows.keys()
+  assert rows['steps'] == ['400', '300']
+  assert rows['training time'] == ['4.0 min', '3.0 min']  # Without the hour.
+  assert rows[PRECISION] == ['0.750 at 400', '0.875 at 300']
+  # It need not last: the first evaluation counts.
+  assert rows['steps to 0.80'] == ['200', '300'] and rows['time to 0.80'] == ['2.0 min', '3.0 min']
+  assert rows['steps to 0.86'] == ['-', '300'] and rows['time to 0.86'] == ['-', '3.0 min']
+
+
+def test_runs_without_a_record_are_compared_too(two_runs, monkeypatch, capsys):
+  (two_runs[1] / 'train' / 'run.json').unlink()
+  _main(monkeypatch, compare_runs, *two_runs)
+  rows = _rows(capsys)
+  assert rows['steps'] == ['400', '300'] and 'momentum' not in rows
+
+
+def test_many_runs_are_compared_in_the_width_of_a_terminal(two_runs, monkeypatch, capsys):
+  _main(monkeypatch, compare_runs, *['run-number-%d=%s' % (i, two_runs[i % 2]) for i in range(9)])
+  lines = capsys.readouterr().out.splitlines()
+  assert max(map(len, lines)) <= 80
+  assert sum(line.count('0.875 at 300') for line in lines) == 4
+
+
+def test_curves_are_drawn_in_characters(two_runs, monkeypatch, capsys):
+  _main(monkeypatch, compare_runs, *two_runs)
+  lines = capsys.readouterr().out.splitlines()
+  first = lines.index(PRECISION) + 1
+  chart = [line[8:].ljust(72) for line in lines[first:first + 12]]
+  assert float(lines[first].split()[0]) == 0.875 and float(lines[first + 11].split()[0]) == 0.5
+  # Of 400 steps in 72 characters 100 are at 18, 300 at 53; 0.75 is a third below 0.875.
+  assert chart[0].rfind('b') == 53 and chart[11].find('a') == 18
+  assert chart[4][18] == 'b' and chart[4][71] == 'a'
+
+
+def test_training_time_is_without_pauses_and_clocks_that_were_set_back():
+  # Ten seconds for ten steps, but for a pause of a day and an hour backwards.
+  times = {0: 0, 10: 10, 20: 20, 30: 86420, 40: 86430, 50: 82830, 60: 82840}
+  steps, seconds = curves.training_seconds(times)
+  assert list(steps) == list(times) and list(seconds) == [0, 10, 20, 30, 40, 50, 60]
+
+
+def test_evaluations_are_found_beside_the_training(two_runs, monkeypatch, capsys):
+  run, other = two_runs
+  (run / 'eval').rename(run / 'tested')
+  (other / 'eval').rename(run / 'eval')  # Whatever it is called.
+  for name, evaluated in (('tested', run), ('eval', other)):
+    (run / name / 'evaluated.json').write_text(json.dumps([str(evaluated / 'train')]))
+  _main(monkeypatch, compare_runs, run / 'train')
+  assert _rows(capsys)[PRECISION] == ['0.750 at 400']
+  # As --restart does.
+  for name in ('train', 'tested'):
+    (run / name).rename(run / (name + '.old-20261130-200000'))
+  _main(monkeypatch, compare_runs, run / 'train.old-20261130-200000')
+  assert _rows(capsys)[PRECISION] == ['0.750 at 400']
+  (run / 'train.old-20261130-200000').rename(run / 'train')
+  _main(monkeypatch, compare_runs, 'moved=%s' % (run / 'train'))
+  assert PRECISION not in _rows(capsys)
+
+
+def test_picture_has_the_curves_and_the_table(two_runs, tmp_path, monkeypatch):
+  pytest.importorskip('matplotlib', reason='matplotlib is not here: pip install -e .[plots]')
+  out = tmp_path / 'curves.svg'
+  _main(monkeypatch, compare_runs, *two_runs, '--out=%s' % out)
+  for text in ('moving averages', 'momentum', '0.875 at 300', 'time to 0.86'):
+    assert re.search('<!--.*%s' % text, out.read_text())
+  _main(monkeypatch, compare_runs, *two_runs, '--out=%s' % out, '--curves_only')
+  assert '<!-- moving averages -->' in out.read_text() and 'momentum' not in out.read_text()
 
 
 def test_ten_crops_have_a_column_also_under_their_old_name(run, monkeypatch, capsys):
   _write(run / 'eval', PRECISION + ' over ten views', [(100, 0.75)])
   _write(run / 'eval', PRECISION + ' with ten crops', [(250, 0.875)])
-  _main(monkeypatch, plot_curves, run, '--csv')
+  _main(monkeypatch, compare_runs, run, '--csv')
   rows = [line.split(',') for line in capsys.readouterr().out.splitlines()]
   assert [row[5] for row in rows[1:]] == ['0.750', '0.875']
-  _main(monkeypatch, plot_curves, run, '--csv', '--single_crop')
+  _main(monkeypatch, compare_runs, run, '--csv', '--single_crop')
   rows = [line.split(',') for line in capsys.readouterr().out.splitlines()]
   assert [len(row) for row in rows] == [5, 5, 5]
 
 
 def test_repeated_steps_count_once_with_their_latest_value(run):
   _write(run / 'eval', PRECISION, [(250, 0.75)])
-  assert plot_curves.read_curves(str(run / 'eval'))[PRECISION] == {100: 0.5, 250: 0.75}
+  assert curves.read_curves(str(run / 'eval'))[0][PRECISION] == {100: 0.5, 250: 0.75}
 
 
 def test_last_record_may_be_unfinished(run):
   [events] = (run / 'train').iterdir()
   events.write_bytes(events.read_bytes()[:-5])
-  assert sorted(plot_curves.read_curves(str(run / 'train'))[LOSS]) == list(range(1, 300))
+  assert sorted(curves.read_curves(str(run / 'train'))[0][LOSS]) == list(range(1, 300))
 
 
 def test_smoothing_takes_means_of_as_many_groups():
-  assert plot_curves.smooth({1: 2.0, 2: 4.0, 3: 5.0, 4: 7.0}, points=2) == [[1.5, 3.5], [3.0, 6.0]]
+  assert curves.smooth({1: 2.0, 2: 4.0, 3: 5.0, 4: 7.0}, points=2) == [[1.5, 3.5], [3.0, 6.0]]
 
 
 def test_two_runs_of_one_name_are_refused(run, monkeypatch):
-  assert 'LABEL=%s' % run in _status(monkeypatch, plot_curves, run, run)
+  assert 'LABEL=%s' % run in _status(monkeypatch, compare_runs, run, run)
 
 
 def test_drawing_without_matplotlib_is_one_line(run, tmp_path, monkeypatch):
   monkeypatch.setitem(sys.modules, 'matplotlib', None)
   out = '--out=%s' % (tmp_path / 'curves.png')
-  assert 'pip install' in _status(monkeypatch, plot_curves, run, out)
+  assert 'pip install' in _status(monkeypatch, compare_runs, run, out)
 
 
 def test_curves_are_kept_and_merged(tmp_path, monkeypatch):
@@ -116,11 +224,13 @@ def test_curves_are_kept_and_merged(tmp_path, monkeypatch):
   _write(tmp_path / 'here' / 'eval', PRECISION, [(3, 0.25)])
   _write(tmp_path / 'there' / 'train', LOSS, [(3, 2.0), (4, 2.0)])
   copy = tmp_path / 'docs' / 'copy'
+  (tmp_path / 'there' / 'train' / 'run.json').write_text('{}')
   for run in ('here', 'here', 'there'):
     _main(monkeypatch, keep_curves, tmp_path / run, copy)
+  assert (copy / 'train' / 'run.json').read_text() == '{}'  # Which has the flags.
 
   def points(directory):
-    [path] = directory.iterdir()
+    [path] = directory.glob('events.*')
     return [(event.step, value.tag, value.simple_value)
             for event in tf.train.summary_iterator(str(path)) for value in event.summary.value]
   assert points(copy / 'train') == [(1, LOSS, 4.0), (2, LOSS, 4.0), (3, LOSS, 2.0), (4, LOSS, 2.0)]
@@ -175,7 +285,7 @@ def test_copy_that_cannot_be_written_is_one_line(run, tmp_path, monkeypatch):
   assert (tmp_path / 'copy').read_text() == 'a file'
 
 
-@pytest.mark.parametrize('module, arguments', [(plot_curves, []), (keep_curves, ['copy']),
+@pytest.mark.parametrize('module, arguments', [(compare_runs, []), (keep_curves, ['copy']),
                                                (animate_filters, [])])
 def test_directory_without_a_run_is_one_line(module, arguments, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)

@@ -5,6 +5,7 @@ import pytest
 import tensorflow.compat.v1 as tf
 
 import cifar10
+import cifar10_input
 from cifar10_support import checkpoints
 from cifar10_support.console import UserError
 from exercises import federated
@@ -47,7 +48,8 @@ def _round(clients, images, labels):
 def _trained(variables, batches, images, labels, momentum=0.0):
   """Returns what gradient descent makes of variables, batch after batch, with plain arithmetic."""
   with tf.Graph().as_default(), tf.Session() as session:
-    crops, truth = tf.placeholder(tf.float32, [None, 24, 24, 3]), tf.placeholder(tf.int32, [None])
+    pixels, truth = tf.placeholder(tf.uint8, [None, 32, 32, 3]), tf.placeholder(tf.int32, [None])
+    crops = cifar10_input.central_crop(pixels)
     values = {name: tf.placeholder(tf.float32, value.shape) for name, value in variables.items()}
     with tf.variable_scope('', custom_getter=lambda getter, name, *args, **kwargs: values[name]):
       loss = cifar10.loss(cifar10.inference(crops), truth)
@@ -55,17 +57,19 @@ def _trained(variables, batches, images, labels, momentum=0.0):
     variables, speed = dict(variables), dict.fromkeys(values, 0.0)
     for batch in batches:
       feed = {values[name]: value for name, value in variables.items()}
-      feed.update({crops: numpy_network.central_crop(images[batch]), truth: labels[batch]})
+      feed.update({pixels: images[batch], truth: labels[batch]})
       for name, gradient in session.run(gradients, feed).items():
         speed[name] = momentum * speed[name] + gradient
         variables[name] = variables[name] - RATE * (gradient + momentum * speed[name])  # Nesterov.
   return variables
 
 
-def _assert_close(actual, expected):
-  assert actual.keys() == expected.keys()
+def _assert_same_change(before, actual, expected):
+  """Rounding decides on which side of zero an activation lies; its gradient makes a tiny change."""
+  assert before.keys() == actual.keys() == expected.keys()
   for name in actual:
-    np.testing.assert_allclose(actual[name], expected[name], rtol=1e-4, atol=2e-6, err_msg=name)
+    change = np.linalg.norm(actual[name] - before[name])
+    assert np.linalg.norm(actual[name] - expected[name]) < 0.01 * change, name
 
 
 @pytest.mark.parametrize('momentum', [0.0, 0.9])
@@ -76,7 +80,8 @@ def test_round_averages_what_each_client_makes_of_the_same_variables(
   clients = [[np.arange(5), np.arange(5, 12), np.arange(12, 15)], [np.arange(15, 20)]]
   before, after, step, _ = _round(clients, *symmetric)
   first, second = (_trained(before, batches, *symmetric, momentum) for batches in clients)
-  _assert_close(after, {name: 0.75 * first[name] + 0.25 * second[name] for name in before})
+  _assert_same_change(before, after, {name: 0.75 * first[name] + 0.25 * second[name]
+                                      for name in before})
   assert step == 1
   # The clients do not end up in the same place, nor where a single one would.
   assert np.abs(first['conv1/weights'] - second['conv1/weights']).max() > 1e-3
@@ -87,7 +92,8 @@ def test_fedsgd_is_a_step_on_all_images_of_its_clients(symmetric):
   clients = federated.clients_of_round(0, 40)
   assert {len(batches) for batches in clients} == {1}
   before, after, _, _ = _round(clients, *symmetric)
-  _assert_close(after, _trained(before, [np.concatenate(sum(clients, []))], *symmetric))
+  all_images = np.concatenate(sum(clients, []))
+  _assert_same_change(before, after, _trained(before, [all_images], *symmetric))
 
 
 def test_one_client_with_all_images_is_gradient_descent(symmetric):
@@ -95,7 +101,7 @@ def test_one_client_with_all_images_is_gradient_descent(symmetric):
   [batches] = clients = federated.clients_of_round(0, 40)
   assert [len(batch) for batch in batches] == 2 * [15, 15, 10]
   before, after, _, _ = _round(clients, *symmetric)
-  _assert_close(after, _trained(before, batches, *symmetric))
+  _assert_same_change(before, after, _trained(before, batches, *symmetric))
 
 
 def test_tenth_of_the_clients_trains_each_on_its_own_images_for_five_epochs():

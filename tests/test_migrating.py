@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from conftest import ROOT
+import migrating_page
 
 # The others are in tests/system/test_migrating_processes.py.
 ROWS = ['reader', 'distortions', 'shuffling', 'queue_runners', 'sharing_variables', 'collections',
@@ -17,7 +18,8 @@ ROWS = ['reader', 'distortions', 'shuffling', 'queue_runners', 'sharing_variable
 OTHERS = ['own_loop', 'summaries_by_hand', 'placeholders', 'checkpoint_state', 'top_k',
           'partial_restore', 'is_training', 'contrib', 'resizing', 'own_schedule',
           'momentum_and_adam', 'assign', 'several_optimizers', 'gradient_by_the_input', 'clipping',
-          'records', 'frozen_graph', 'printing']
+          'records', 'estimators', 'supervisor', 'recurrent', 'conditions', 'frozen_graph',
+          'printing']
 
 
 @pytest.fixture(scope='module')
@@ -36,49 +38,49 @@ def test_both_sides_of_a_row(row, outcomes):
   assert outcomes[row] is None, outcomes[row]
 
 
-def _page():
-  with open(os.path.join(ROOT, 'docs', 'migrating.md'), encoding='utf-8') as text:
-    return text.read()
-
-
 def _lines(*paths):
   return {line.strip() for path in paths
           for line in open(os.path.join(ROOT, path), encoding='utf-8')}
 
 
-def _sections(heading):
-  """Returns {title: text} of the sections under one of the page's headings."""
-  part = re.search(f'^## {heading}\n(.*?)^## ', _page(), re.DOTALL | re.MULTILINE).group(1)
-  sections = re.split('^### (.*)\n', part, flags=re.MULTILINE)
-  return dict(zip(sections[1::2], sections[2::2]))
-
-
-def _python(section):
-  return re.findall('^```python\n(.*?)^```', section, re.DOTALL | re.MULTILINE)
-
-
-def test_page_shows_lines_of_the_two_programs():
+def test_page_shows_lines_of_the_three_programs():
   graph = _lines('cifar10.py', 'cifar10_input.py', 'cifar10_train.py', 'cifar10_eval.py',
                  'cifar10_multi_gpu_train.py', 'cifar10_cluster/tf_config.py',
                  'cifar10_support/evaluation.py', 'cifar10_support/training.py')
   keras = _lines('exercises/keras_cifar10.py')
-  sections = _sections('The idioms')
-  assert len(sections) == 13
+  pytorch = _lines('exercises/torch_cifar10.py')
+  sections = migrating_page.sections('The idioms')
+  assert len(sections) == 14
+  shown = 0
   for title, section in sections.items():
-    blocks = _python(section)
+    first, *in_pytorch = section.split(migrating_page.IN_PYTORCH)
+    blocks = migrating_page.blocks(first)
     assert len(blocks) == (1 if title.startswith('TF_CONFIG') else 2), title
-    for block, program in zip(blocks, (graph, keras)):
+    programs = [graph, keras][:len(blocks)]
+    for part in in_pytorch:
+      blocks += migrating_page.blocks(part)
+      programs.append(pytorch)
+      shown += 1
+    for block, program in zip(blocks, programs):
       assert [line for line in block.splitlines() if line.strip() not in program | {'...'}] == []
-    assert '*The trap' in section
+    assert '*The trap' in first
+    assert all('*Its trap' in part for part in in_pytorch), title
+  assert shown > 10
 
 
 def test_idioms_of_other_programs_are_run():
-  with open(os.path.join(ROOT, 'tests', 'migrating_rows.py'), encoding='utf-8') as code:
-    run = re.findall(r"snippets\('(.*)'\)", code.read())
-  sections = _sections('Idioms of other programs')
-  assert list(sections) == run and len(run) == len(OTHERS)
+  sections = migrating_page.sections('Idioms of other programs')
+  in_pytorch = [title for title, section in sections.items()
+                if migrating_page.IN_PYTORCH in section]
+  for path, expected in (('migrating_rows.py', list(sections)),
+                         ('test_migrating_torch.py', in_pytorch)):
+    with open(os.path.join(ROOT, 'tests', path), encoding='utf-8') as code:
+      assert re.findall(r"snippets\('(.*)'\)", code.read()) == expected
+  assert len(sections) == len(OTHERS)
   for title, section in sections.items():
-    assert len(_python(section)) == 2 and '*The trap' in section, title
+    first, *parts = section.split(migrating_page.IN_PYTORCH)
+    assert len(migrating_page.blocks(first)) == 2 and '*The trap' in first, title
+    assert all(len(migrating_page.blocks(part)) == 1 and '*Its trap' in part for part in parts)
 
 
 @pytest.mark.parametrize('heading', ['The idioms', 'Idioms of other programs'])
@@ -86,6 +88,6 @@ def test_table_links_to_each_section(heading):
   def anchor(title):  # As GitHub makes them.
     return re.sub('[^a-z0-9_ -]', '', title.lower()).replace(' ', '-')
 
-  part = _page().split(f'\n## {heading}\n')[1].split('\n### ')[0]
+  part = migrating_page.text().split(f'\n## {heading}\n')[1].split('\n### ')[0]
   links = re.findall(r'^\| \[.*?\]\(#([^)]*)\)', part, re.MULTILINE)
-  assert links == [anchor(title) for title in _sections(heading)] and links
+  assert links == [anchor(title) for title in migrating_page.sections(heading)] and links

@@ -76,10 +76,14 @@ def _steps(train_dir):
 
 
 def _events(train_dir):
-  """Returns (step, tag, value) of all event files, in the order of their names."""
+  """Returns (step, tag, value) of all event files, in the order of their names.
+
+  Each start's flags are left out, see test_tensorboard_tabs.py.
+  """
   return [(event.step, value.tag, value.simple_value)
           for path in sorted(train_dir.glob('events.*'))
-          for event in tf.train.summary_iterator(str(path)) for value in event.summary.value]
+          for event in tf.train.summary_iterator(str(path)) for value in event.summary.value
+          if not value.tag.startswith('_hparams_')]
 
 
 def test_run_logs_saves_and_ends_at_the_last_step(train_dir, capsys):

@@ -138,7 +138,7 @@ def test_stages_are_trained_evaluated_kept_and_drawn(small_data_dir, tmp_path):
 
   assert _run(tmp_path, 'keep_curves.py', 'run', 'kept') == []
   out = [] if not importlib.util.find_spec('matplotlib') else ['--out=curves.svg']
-  _, *table = _run(tmp_path, 'plot_curves.py', 'first=run', 'second=kept', '--csv', *out)
+  _, *table = _run(tmp_path, 'compare_runs.py', 'first=run', 'second=kept', '--csv', *out)
   table = [' '.join(row).split(',') for row in table]
   assert [[row[0], row[1], row[3], row[4]] for row in table] == [
       [name, row[0], row[1], row[2]] for name in ('first', 'second') for row in rows]
@@ -151,7 +151,7 @@ def test_stages_are_trained_evaluated_kept_and_drawn(small_data_dir, tmp_path):
 def test_picture_that_cannot_be_written_is_one_line(tmp_path):
   pytest.importorskip('matplotlib', reason='matplotlib is not here: pip install -e .[plots]')
   run = os.path.join(ROOT, 'docs', 'runs', 'faithful')
-  done = subprocess.run(_command('plot_curves.py', run, '--out=nowhere/curves.png'), cwd=tmp_path,
+  done = subprocess.run(_command('compare_runs.py', run, '--out=nowhere/curves.png'), cwd=tmp_path,
                         capture_output=True, text=True, timeout=300)
   assert done.returncode == 1
   assert 'nowhere/curves.png' in done.stderr and done.stderr.count('\n') == 1

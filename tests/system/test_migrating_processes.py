@@ -10,6 +10,7 @@ import pytest
 import tensorflow.compat.v1 as tf
 
 from conftest import ROOT
+import migrating_page
 import warm_process
 
 TRAINED = os.path.join(ROOT, 'cifar10', 'trained')
@@ -90,13 +91,8 @@ def home(small_data_dir, tmp_path):
   return tmp_path
 
 
-def _blocks(language):
-  with open(os.path.join(ROOT, 'docs', 'migrating.md'), encoding='utf-8') as text:
-    return re.findall('^```%s\n(.*?)^```' % language, text.read(), re.DOTALL | re.MULTILINE)
-
-
 def test_commands_of_the_page_run(home):
-  [block] = _blocks('sh')
+  block = migrating_page.blocks(migrating_page.text(), 'sh')[0]
   for line in block.splitlines():
     program, script, *arguments = line.replace('3000', '2').split()
     assert program == 'python'
@@ -105,8 +101,9 @@ def test_commands_of_the_page_run(home):
 
 
 def test_recipe_passes_and_can_be_run_again(home):
-  start = next(i for i, block in enumerate(_blocks('python')) if 'golden = {}' in block)
-  snippets = _blocks('python')[start:]
+  blocks = migrating_page.blocks(migrating_page.text())
+  start = next(i for i, block in enumerate(blocks) if 'golden = {}' in block)
+  snippets = blocks[start:-1]  # The last is the script for PyTorch.
   assert len(snippets) == 8
   (home / 'freeze.py').write_text('\n'.join(snippets[:2]))
   (home / 'port.py').write_text('\n'.join(snippets[2:]))

@@ -1,11 +1,15 @@
 """TensorBoard on a run: what its server finds there, and what a browser draws."""
 
+import io
 import json
 import urllib.parse
 
+import numpy as np
+from PIL import Image
 import pytest
 
 import chromium
+from cifar10_support import tabs
 import tensorboard_process
 import warm_process
 
@@ -30,13 +34,15 @@ HAS_TEXT = VISIBLE + '.some(element => element.textContent.trim() == arguments[1
 
 @pytest.fixture(scope='module')
 def logdir(small_data_dir, tmp_path_factory):
-  """The folder of a short training run that was evaluated twice."""
+  """The folder of a short training run that was evaluated twice, and of a shorter one."""
   home = tmp_path_factory.mktemp('tensorboard') / 'home'
   home.mkdir()
   training = ('cifar10_train.py', '--save_summaries_steps=10', '--log_frequency=10')
-  evaluation = ('cifar10_eval.py', '--run_once')
+  evaluation = ('cifar10_eval.py', '--run_once', '--projector')
+  other = ('cifar10_train.py', '--max_steps=11', '--momentum=0.25', '--log_frequency=10',
+           '--save_summaries_steps=10', '--train_dir=cifar10/other/train')
   for script, *args in [(*training, '--max_steps=21'), evaluation, (*training, '--max_steps=41'),
-                        evaluation]:
+                        evaluation, other]:
     process = warm_process.WarmProcess(
         home, script, ['--data_dir=' + small_data_dir, '--batch_size=8', *args])
     assert process.wait() == 0, process.err
@@ -68,10 +74,11 @@ def test_training_and_evaluation_are_two_runs_with_all_that_they_wrote(logdir):
 def tab(logdir, tmp_path_factory):
   """A function that opens a tab of TensorBoard on a run, and returns the browser."""
   with tensorboard_process.served(logdir / 'train') as training, \
-      tensorboard_process.served(logdir / 'eval') as evaluation:
-    addresses = {'train': training, 'eval': evaluation}
-    for address in addresses.values():
-      tensorboard_process.tags(address, {'.'})
+      tensorboard_process.served(logdir / 'eval') as evaluation, \
+      tensorboard_process.served(logdir) as both:
+    addresses = {'train': training, 'eval': evaluation, '.': both}
+    for run, address in addresses.items():
+      tensorboard_process.tags(address, {'train', 'eval'} if run == '.' else {'.'})
     with chromium.opened(tmp_path_factory.mktemp('profile')) as browser:
       def open_tab(run, name):
         browser.get('about:blank')  # Another fragment alone would not load the page again.
@@ -136,3 +143,37 @@ def test_activations_weights_and_gradients_are_drawn(tab, name, path):
   for tag in ('conv1/activations', 'conv1/weights/gradients', 'conv1/weights/values'):
     _wait(browser, HAS_TEXT, '*', tag)
   _wait(browser, VISIBLE + '.length >= 5', path)
+
+
+def test_runs_are_a_table_of_flags_and_results(tab):
+  browser = tab('.', 'hparams')
+  for text in ('batch_size', 'momentum', 'precision @ 1', '8.0000', '0.25000', '0.0000'):
+    _wait(browser, HAS_TEXT, '*', text)
+  # Which begin with what was given.
+  trials = VISIBLE + '.map(cell => cell.textContent.trim())'
+  names = [text for text in browser.execute_script(trials, 'vaadin-grid-cell-content')
+           if text.startswith('batch_size=8')]
+  assert len(names) == 2 and sum('momentum=0.25' in name for name in names) == 1
+
+
+def test_images_are_points_with_faces_and_classes(logdir):
+  with tensorboard_process.served(logdir / 'eval') as address:
+    tensorboard_process.tags(address, {'.'})
+    points, classes, faces = (
+        tensorboard_process.get(address, 'projector/%s?run=.&name=images' % what)
+        for what in ('tensor', 'metadata', 'sprite_image'))
+  assert np.frombuffer(points, np.float32).size == 100 * 192
+  assert len(classes.decode().splitlines()) == 1 + 100
+  with Image.open(io.BytesIO(faces)) as picture:
+    assert picture.size == (320, 320)
+
+
+def test_picture_of_the_faces_is_never_larger_than_a_browser_takes(tmp_path):
+  images = np.zeros([2, 4100, 4100, 1], np.uint8)
+  images[0] = 255
+  tabs.write_projector(tmp_path, [0, 0], np.ones([2, 1]), ['cat'], images,
+                       np.ones([2, 1], np.float32))
+  assert ': [4096, 4096]' in (tmp_path / 'projector_config.pbtxt').read_text()
+  with Image.open(tmp_path / 'projector' / 'images.png') as picture:
+    assert picture.size == (8192, 8192)
+    assert [picture.getpixel(place) for place in ((0, 0), (4095, 4095), (4096, 0))] == [255, 255, 0]

@@ -10,7 +10,7 @@ import sys
 ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), '..', '..'))
 
 _context = multiprocessing.get_context('forkserver')
-_context.set_forkserver_preload(['cifar10_support', 'tensorflow.compat.v1'])
+_context.set_forkserver_preload(['cifar10_support.quiet', 'tensorflow.compat.v1'])
 
 
 class WarmProcess:
