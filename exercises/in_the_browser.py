@@ -3,10 +3,9 @@ sees, in any browser, without a network or a server.
 
   python exercises/in_the_browser.py --out=page.html
 
-Training needs TensorFlow; an answer needs 18.5 million multiply-adds, which plain JavaScript does in
-a blink. `inference` in in_the_browser.html is that of cifar10.py, layer by layer, and the page has
-the graph's answers to its first pictures, so it can check itself. Name pictures to have others than
-the cat.
+Training needs TensorFlow; an answer needs 18.5 million multiply-adds, which plain JavaScript does
+in a blink. `inference` in in_the_browser.html is that of cifar10.py, layer by layer. The page comes
+with pictures, those that you name or else a cat, and with the graph's answers to them: it compares.
 """
 
 from cifar10_support import tf_setup  # First: it imports TensorFlow without its chatter.
