@@ -222,7 +222,7 @@ def _described(folder, num_classes):
     train, test, validation = (description['images'][part] + 0
                                for part in ('train', 'test', 'validation'))
     classes = description['classes'] + []
-    split = [description['flags'].get(name) for name in SPLIT]
+    split = [description.get('flags', {}).get(name) for name in SPLIT]
     constants = dict(zip(CONSTANTS, [side * 3 // 4, len(classes), train, test]))
   except FileNotFoundError:
     return None

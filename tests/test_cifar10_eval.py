@@ -155,8 +155,8 @@ def test_every_image_counts_once(batch_size, args, precision, home, labelled_dat
   assert 'conv1/sparsity' in by_tag
   assert by_tag['precision @ 1'].simple_value == pytest.approx(precision)
   [counts] = tf.make_ndarray(by_tag['confusion matrix/counts'].tensor)
-  rows = [[int(cell) for cell in line.split('|')[2:-1]]
-          for line in counts.decode().splitlines()[2:]]
+  rows = [[int(cell) for cell in line.split()[-12:-2]]
+          for line in counts.decode().splitlines()[-11:-1]]
   assert np.sum(rows) == (50 if precision == 0.6 else 100)
   assert np.trace(rows) == pytest.approx(precision * np.sum(rows))
 
@@ -202,7 +202,7 @@ def test_without_a_new_checkpoint_patience_ends(whenever_it_waits, capsys):
 def test_run_on_another_data_set_is_refused(save):
   save(3, max_steps=9, classes=['one', 'two'])
   FLAGS.run_once = True
-  with pytest.raises(UserError, match='cifar10/train .*one, two'):
+  with pytest.raises(UserError, match='cifar10/train .*one.*two'):
     cifar10_eval.main()
 
 
