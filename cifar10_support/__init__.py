@@ -13,6 +13,6 @@
   checkpoints  which is the latest intact one, does it fit; evaluation: evaluation's side of that
   best         the best checkpoint of a run: --keep_best and --patience
   training     `training_session`: log, checkpoints, summaries, stopping; signals: Ctrl-C that saves
-  summaries    histograms of a sample, and a picture of filters, for TensorBoard
+  summaries    histograms of a sample, a picture of filters; tabs: TensorBoard's HParams, Projector
   report       what an evaluation shows: curves, confusion matrix, mistakes
 """

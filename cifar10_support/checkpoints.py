@@ -67,8 +67,7 @@ def step_in(path):
 def latest_intact(directory):
   """Reads the latest checkpoint; if it is damaged, says so and reads the one before it.
 
-  Returns:
-    A `Checkpoint`, or None if the directory has none. If all are damaged it raises `Damaged`.
+  Returns a `Checkpoint`, or None if the directory has none; `Damaged` if all are.
   """
   found = paths(directory)
   for path in found:

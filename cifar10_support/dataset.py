@@ -43,6 +43,7 @@ VALIDATION_FILE = 'validation_batch.bin'  # CIFAR-10 has none.
 _HELD_OUT, _NOT_HELD_OUT = r'\C*data_batch_5\.bin:[5-9]\d{3}', r'\C*:(\d{1,3}|[1-4]\d{3})'
 
 DESCRIPTION = 'data_set.json'
+SPLIT = ('seed', 'test_fraction', 'validation_fraction')  # Flags of the conversion.
 CLASSES_FILE = 'batches.meta.txt'
 CLASSES = ('airplane', 'automobile', 'bird', 'cat', 'deer', 'dog', 'frog', 'horse', 'ship', 'truck')
 
@@ -63,13 +64,13 @@ class DataError(UserError, ValueError):
 
 class DataSet(collections.namedtuple('DataSet', [
     'train_files', 'test_files', 'num_train', 'num_test', 'classes', 'validation_files',
-    'num_validation', 'left_out', 'side', 'channels', 'constants'],
-    defaults=[[], 0, {}, IMAGE_SIZE, IMAGE_DEPTH, CONSTANTS])):
+    'num_validation', 'left_out', 'side', 'channels', 'constants', 'split'],
+    defaults=[[], 0, {}, IMAGE_SIZE, IMAGE_DEPTH, CONSTANTS, None])):
   """A verified data set: lists of paths, the numbers of images in them, the classes' names.
 
   `left_out` has, for parts that are not all of their files, a regular expression for the keys of
-  the records to skip. `side` (in pixels) and `channels` are those of an image in the files, and
-  `constants` what the tutorial's constants are for this data set, see `follow`.
+  the records to skip. `side` and `channels` are those of an image in the files, `constants` what
+  the tutorial's are for it, see `follow`. `split` tells conversions of the same pictures apart.
   """
 
   @property
@@ -89,11 +90,7 @@ class DataSet(collections.namedtuple('DataSet', [
     return getattr(self, f"num_{eval_data.removesuffix('_eval')}")
 
   def read_images(self, eval_data, indices):
-    """Reads single images of a part, counted from 0 through its files, without a graph.
-
-    Returns:
-      uint8 of shape [len(indices), side, side, channels].
-    """
+    """Reads images of a part by their numbers, from 0: uint8 of shape [n, side, side, channels]."""
     paths, size = self.files(eval_data), self.record_bytes
     if eval_data == 'validation' and self.left_out:
       indices = np.add(indices, 5000)
@@ -115,14 +112,11 @@ class DataSet(collections.namedtuple('DataSet', [
   def seen_as(self, images):
     """Returns what a run records of its data; `images`, a tensor, is what the network sees."""
     return {'classes': list(self.classes), 'side': self.side,
-            'image_shape': images.shape.as_list()[-3:]}
+            'image_shape': images.shape.as_list()[-3:], 'split': self.split}
 
 
 def follow(constants, *namespaces):
-  """Sets constants in modules, given by their `vars`, except for those that somebody has changed.
-
-  `constants` are those of a `DataSet`.
-  """
+  """Sets a `DataSet`'s constants in modules, given by their `vars`, but for those you changed."""
   for namespace in namespaces:
     for name, value in constants.items():
       if _is_unchanged(name, namespace[name]):
@@ -200,9 +194,6 @@ def find(data_dir, num_classes, parts=('train_eval', 'test'), hold_out=False):
   asks_for_validation = hold_out or 'validation' in parts
   described = _described(folder, num_classes)
   expected = described or _cifar_10(folder, num_classes, asks_for_validation)
-  if asks_for_validation and not expected.validation_files:
-    raise DataError(f'{folder} has no images for validation: cifar10_convert.py sets some aside '
-                    'with --validation_fraction.')
   paths = {'train_eval': expected.train_files if 'train_eval' in parts else [],
            'test': expected.test_files if 'test' in parts else [],
            'validation': expected.validation_files}
@@ -211,10 +202,10 @@ def find(data_dir, num_classes, parts=('train_eval', 'test'), hold_out=False):
     if described and paths[part] and counts[part] != described.num_examples(part):
       raise _damaged(folder, f'has {counts[part]} images for {part}, but {DESCRIPTION} there says '
                              f'{described.num_examples(part)}')
+  if asks_for_validation and counts['validation'] < (10000 if expected.left_out else 1):
+    raise DataError(f'{folder} has no images for validation, and only those of CIFAR-10 can be '
+                    'held out: cifar10_convert.py sets some aside with --validation_fraction.')
   if expected.left_out:
-    if counts['validation'] != 10000:
-      raise DataError(f'{folder} has no {VALIDATION_FILE}, and without one --validation can only '
-                      'hold out images of CIFAR-10.')
     counts['validation'], counts['train_eval'] = 5000, max(0, counts['train_eval'] - 5000)
   return expected._replace(
       train_files=paths['train_eval'], num_train=counts['train_eval'],
@@ -231,6 +222,7 @@ def _described(folder, num_classes):
     train, test, validation = (description['images'][part] + 0
                                for part in ('train', 'test', 'validation'))
     classes = description['classes'] + []
+    split = [description['flags'].get(name) for name in SPLIT]
     constants = dict(zip(CONSTANTS, [side * 3 // 4, len(classes), train, test]))
   except FileNotFoundError:
     return None
@@ -239,11 +231,11 @@ def _described(folder, num_classes):
   if num_classes != len(classes) and not _is_unchanged('NUM_CLASSES', num_classes):
     raise DataError(f'NUM_CLASSES is {num_classes}, but {path} names {len(classes)} classes.')
 
-  def paths(names, count):  # A small part has fewer files.
-    return [os.path.join(folder, name) for name in names[:count]]
-
-  return DataSet(paths(TRAIN_FILES, train), paths([TEST_FILE], test), train, test, tuple(classes),
-                 paths([VALIDATION_FILE], validation), validation, {}, side, channels, constants)
+  part_files = [[os.path.join(folder, name) for name in names[:count]]  # Of a small part fewer.
+                for names, count in ((TRAIN_FILES, train), ([TEST_FILE], test),
+                                     ([VALIDATION_FILE], validation))]
+  return DataSet(part_files[0], part_files[1], train, test, tuple(classes), part_files[2],
+                 validation, {}, side, channels, constants, split)
 
 
 def _cifar_10(folder, num_classes, hold_out):
@@ -268,7 +260,8 @@ def of_run(record, num_classes):
   side = record.get('side', IMAGE_SIZE)
   crop, _, channels = record.get('image_shape', [side * 3 // 4, 0, IMAGE_DEPTH])
   return DataSet([], [], 0, 0, tuple(classes), side=side, channels=channels,
-                 constants={'NUM_CLASSES': len(classes), 'IMAGE_SIZE': crop})
+                 constants={'NUM_CLASSES': len(classes), 'IMAGE_SIZE': crop},
+                 split=record.get('split'))
 
 
 def _default_classes(num_classes):

@@ -28,8 +28,7 @@ def summary(labels, probabilities, classes, read_images, kind=''):
   """Returns a `tf.Summary` of what the network mistook for what.
 
   `labels` is integers of shape [n], `probabilities` floats of shape [n, classes]. `read_images`
-  gives images, uint8 of shape [., height, width, 1 or 3], for their indices. Every tag contains
-  `kind`.
+  gives images, uint8 [., height, width, 1 or 3], for their indices. Every tag contains `kind`.
   """
   is_large = len(classes) > _MANY
   matrix = confusion_matrix(labels, probabilities.argmax(1), len(classes))

@@ -135,10 +135,7 @@ def evaluated_in(eval_dir):
 
 
 def record_start(train_dir, flags, data, given=()):
-  """Records that training starts, with these flags, on this data: see `DataSet.seen_as`.
-
-  `given` are the names of the flags that somebody has set.
-  """
+  """Records that training starts, with these flags, of which some were given, on this data."""
   before = read(train_dir)
   record = {
       'started': datetime.datetime.now().isoformat(timespec='seconds'),
@@ -193,5 +190,5 @@ def check_data(directory, record, data):
   for key, there in (record or {}).items():
     if there != data.get(key, there):
       there, here = (textwrap.shorten(str(value), 50) for value in (there, data[key]))
-      raise UserError(f'The run in {directory} was trained on another data set: its {key} is '
-                      f'{there}, not {here}. Name another directory, or the other data set.')
+      raise UserError(f'The run in {directory} was trained on another data set ({key}: {there}, '
+                      f'not {here}). Name another directory, or the other data set.')

@@ -14,12 +14,10 @@ from cifar10_support.quiet import tf
 
 FLAGS = tf.app.flags.FLAGS
 
-tf.app.flags.DEFINE_string('data_url', None,
-                           'Where to download the data set from: a mirror of the official archive, '
-                           'or file:// and the path of a copy (default: cifar10.DATA_URL).')
-tf.app.flags.DEFINE_boolean('synthetic', False,
-                            'Use generated images, which need no download. They, and what you '
-                            'train on them, live in cifar10/synthetic.')
+tf.app.flags.DEFINE_string('data_url', None, 'A mirror of the official archive to download, or '
+                           'file:// and the path of a copy (default: cifar10.DATA_URL).')
+tf.app.flags.DEFINE_boolean('synthetic', False, 'Use generated images, which need no download. '
+                            'They, and what you train on them, live in cifar10/synthetic.')
 tf.app.flags.DEFINE_boolean('mixed_precision', None,
                             'Compute the convolutions and the fully connected layers in bfloat16: '
                             'faster where the hardware has it. The checkpoints are the same.')

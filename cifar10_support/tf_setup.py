@@ -36,10 +36,9 @@ def session_config(log_device_placement=False, num_cpus=1, xla=False):
   finds clusters of ops on GPUs, and makes a few kernels of each in place of one for every op.
   """
   # GPU memory is taken as it is needed, so that evaluation finds room beside training.
-  config = tf.ConfigProto(allow_soft_placement=True,
-                          log_device_placement=log_device_placement,
-                          device_count={'CPU': num_cpus},
-                          gpu_options=tf.GPUOptions(allow_growth=True))
+  config = tf.ConfigProto(
+      allow_soft_placement=True, log_device_placement=log_device_placement,
+      device_count={'CPU': num_cpus}, gpu_options=tf.GPUOptions(allow_growth=True))
   if xla:
     config.graph_options.optimizer_options.global_jit_level = tf.OptimizerOptions.ON_1
   return config

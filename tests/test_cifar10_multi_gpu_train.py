@@ -100,7 +100,8 @@ def graph_of(small_data_set, monkeypatch):
     @contextlib.contextmanager
     def no_session(*args, **kwargs):
       assert (*args[2:], kwargs) == (
-        4 * towers, {'classes': list(synthetic.CLASSES), 'side': 32, 'image_shape': [24, 24, 3]},
+        4 * towers, {'classes': list(synthetic.CLASSES), 'side': 32, 'image_shape': [24, 24, 3],
+                     'split': None},
         {'num_cpus': towers})
       sessions.append(tf.get_default_graph())
       yield types.SimpleNamespace(should_stop=lambda: True)

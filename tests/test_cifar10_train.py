@@ -53,7 +53,7 @@ def graph_on(monkeypatch, small_data_set, with_gpus):
     @contextlib.contextmanager
     def no_session(*args, **kwargs):
       assert args[2:] == (4, {'classes': list(synthetic.CLASSES), 'side': 32,
-                              'image_shape': [24, 24, 3]})
+                              'image_shape': [24, 24, 3], 'split': None})
       graphs.append(tf.get_default_graph())
       yield types.SimpleNamespace(should_stop=lambda: True)
 

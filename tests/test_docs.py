@@ -96,4 +96,5 @@ def test_flags_that_a_page_gives_are_those_of_the_script(page):
 def test_commands_are_found():
   # Without which the tests above would compare nothing.
   assert len(_commands('docs/tutorial.md')) > 10
+  assert len(_commands('docs/your_own.md')) > 10
   assert any(flags for _, flags in _commands('README.md'))

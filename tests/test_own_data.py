@@ -30,7 +30,7 @@ def home(tmp_path, monkeypatch):
   return tmp_path
 
 
-def _make(data_dir, side=40, channels=3, num_classes=4, train=60, test=20, validation=0):
+def _make(data_dir, side=40, channels=3, num_classes=4, train=60, test=20, validation=0, seed=0):
   """Writes a data set of random images; returns its images and labels for testing.
 
   The labels are 0, 1, 2 and so on, but those for testing are twice as often 0.
@@ -53,7 +53,7 @@ def _make(data_dir, side=40, channels=3, num_classes=4, train=60, test=20, valid
   (folder / 'data_set.json').write_text(json.dumps({
       'side': side, 'channels': channels, 'classes': ['kind %d' % i for i in range(num_classes)],
       'images': {'train': train, 'validation': validation, 'test': test},
-      'source': 'somewhere', 'flags': {}}))
+      'source': 'somewhere', 'flags': {'seed': seed, 'test_fraction': 0.25}}))
   if test:
     records = write(['test_batch.bin'], test)
     images = records[:, 1:].reshape(-1, channels, side, side).transpose(0, 2, 3, 1)
@@ -202,7 +202,7 @@ def test_programs_in_other_languages_refuse_what_is_not_like_cifar10(
 
 @pytest.mark.parametrize('another, named', [
     (dict(side=48), ['side', '40', '48']), (dict(channels=1), ['image_shape', '3', '1']),
-    (dict(num_classes=5), ['classes', 'kind 4'])])
+    (dict(num_classes=5), ['classes', 'kind 4']), (dict(seed=8), ['split', '0', '8'])])
 def test_run_of_other_images_is_neither_resumed_nor_evaluated(another, named, home, capsys):
   _make(home / 'data')
   _flags()

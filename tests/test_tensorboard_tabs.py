@@ -51,7 +51,8 @@ def _train(*flags):
     step = tf.train.get_or_create_global_step()
     loss = tf.get_variable('weight', [], initializer=tf.ones_initializer()).read_value()
     train_op = tf.assign_add(step, 1)
-    with training.training_session(train_op, loss, 5, synthetic.CLASSES) as session:
+    with training.training_session(
+        train_op, loss, 5, {'classes': list(synthetic.CLASSES)}) as session:
       while not session.should_stop():
         session.run(train_op)
 

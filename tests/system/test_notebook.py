@@ -125,6 +125,16 @@ def test_images_are_displayed(executed, code, number, columns, size):
   assert len({tile.tobytes() for tile in tiles}) == number
 
 
+def test_folder_of_pictures_becomes_a_data_set_that_fine_tuning_learns(executed):
+  *_, total = _text(_cell(executed, 'cifar10_convert.convert')).splitlines()
+  assert total.split() == ['all', '640', '160']
+  text = _text(_cell(executed, 'FLAGS.init_from'))
+  assert 'model.ckpt-150000' in text and 'conv1' not in text
+  assert float(re.search(r'precision @ 1 = (\S+)', text).group(1)) > 0.4
+  rows = [line.split() for line in text.splitlines() if re.match(r'\d ', line)]
+  assert sum(int(count) for row in rows for count in row[-6:-2]) == 160
+
+
 def test_tensorboard_starts(executed):
   [output] = _cell(executed, '%tensorboard').outputs
   assert '<iframe' in output.data['text/html']
@@ -133,7 +143,7 @@ def test_tensorboard_starts(executed):
 def _shown(cell):
   """Returns what a cell prints, but for the numbers, and which kinds of results it shows."""
   kinds = [(output.output_type, 'image/png' in output.get('data', {})) for output in cell.outputs]
-  return re.sub(r'[\d.]+', '0', _text(cell)), kinds
+  return re.sub(r' *[\d.]+', ' 0', _text(cell)), kinds
 
 
 def test_stored_outputs_are_those_of_the_stored_code(executed):
