@@ -112,7 +112,7 @@ def main(paths):
 
 
 if __name__ == '__main__':
-  FLAGS.set_default('out', 'in_the_browser.html')
+  FLAGS.set_default('out', 'page.html')  # Not the name of the template.
   FLAGS.set_default('checkpoint_dir', 'cifar10/trained')
   tf_setup.use_graph_mode()
   console.run(main, takes_arguments=True)

@@ -190,6 +190,7 @@ def test_dropped_file_changes_bars_and_maps(browser, tmp_path):
   after = shown()
   assert before[0] != after[0]
   assert all(old != new for old, new in zip(before[1], after[1]))
+  assert browser.execute_script('return document.querySelector("#photo").width') == 60
   # Each bar is as wide as its probability.
   widths = browser.execute_script(
       'return [...document.querySelectorAll("#bars i")].map(bar => parseFloat(bar.style.width))')
