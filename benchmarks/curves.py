@@ -1,14 +1,13 @@
 """Reads the curves of runs from their event files."""
 
-import cifar10_support  # noqa: F401. It imports TensorFlow without its chatter.
-
 import collections
 import contextlib
 import glob
 import os
 
 import numpy as np
-import tensorflow.compat.v1 as tf
+
+from cifar10_support.quiet import tf
 
 LOSS = 'losses/total_loss/raw'
 PRECISION = 'precision @ 1'

@@ -179,8 +179,8 @@ def _check_is_free(data_dir):
   found = ', '.join(name for name in names if name[0] != '.' and name != FOLDER)
   if found and ARCHIVE not in names:
     raise DataError(f'{data_dir} holds no data set, but {textwrap.shorten(found, 50)}: name an '
-                    'empty directory with --data_dir. Of pictures, arrays or CIFAR-100 python '
-                    f'cifar10_convert.py {data_dir} --data_dir=NEW makes one.')
+                    'empty directory with --data_dir, or make a data set of what is there with '
+                    f'python cifar10_convert.py {data_dir} --data_dir=NEW.')
 
 
 def find(data_dir, num_classes, parts=('train_eval', 'test'), hold_out=False):
@@ -222,7 +222,7 @@ def _described(folder, num_classes):
     train, test, validation = (description['images'][part] + 0
                                for part in ('train', 'test', 'validation'))
     classes = description['classes'] + []
-    split = [description.get('flags', {}).get(name) for name in SPLIT]
+    split = {name: description.get('flags', {}).get(name) for name in SPLIT}
     constants = dict(zip(CONSTANTS, [side * 3 // 4, len(classes), train, test]))
   except FileNotFoundError:
     return None

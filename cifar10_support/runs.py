@@ -189,6 +189,6 @@ def check_data(directory, record, data):
   """Raises a `UserError` if the run, whose record `read` returned, had other data."""
   for key, there in (record or {}).items():
     if there != data.get(key, there):
-      there, here = (textwrap.shorten(str(value), 50) for value in (there, data[key]))
+      there, here = (textwrap.shorten(str(value), 80) for value in (there, data[key]))
       raise UserError(f'The run in {directory} was trained on another data set ({key}: {there}, '
                       f'not {here}). Name another directory, or the other data set.')

@@ -27,7 +27,7 @@ def _commands(page):
     script = re.sub(r'-m (\w+)', r'\1/__main__.py', program)
     commands.append((script, re.findall(r'--(\w+)', rest)))
   return [(script, flags) for script, flags in commands
-          if script not in ('venv/__main__.py', 'pytest/__main__.py', 'tf2onnx/__main__.py')]
+          if script not in ('venv/__main__.py', 'pytest/__main__.py')]
 
 
 def _source(module):
@@ -77,6 +77,23 @@ def test_files_that_a_page_links_to_exist(page):
   links = re.findall(r'\]\((?!https?:|#)([^)#\s]+)', _text(page))
   links += re.findall(r'(?:src|href)="(?!https?:|#)([^"#]+)', _text(page))
   assert [link for link in links if not os.path.exists(os.path.join(folder, link))] == []
+
+
+def _headings(page):
+  """Returns the anchors that GitHub makes of a page's headings."""
+  text = re.sub('^```.*?^```', '', _text(page), flags=re.DOTALL | re.MULTILINE)
+  titles = [re.sub(r'\[(.*?)\]\(.*?\)', r'\1', title)
+            for title in re.findall('^#+ (.*)', text, re.MULTILINE)]
+  return {re.sub('[^a-z0-9_ -]', '', title.lower()).replace(' ', '-') for title in titles}
+
+
+@pytest.mark.parametrize('page', [page for page in PAGES if page.endswith('.md')])
+def test_headings_that_a_page_links_to_exist(page):
+  folder = os.path.dirname(page)
+  links = re.findall(r'\]\((?!https?:)([^)#\s]*)#([^)\s]+)\)', _text(page))
+  missing = [(path, anchor) for path, anchor in links if anchor not in _headings(
+      os.path.normpath(os.path.join(folder, path)) if path else page)]
+  assert missing == []
 
 
 @pytest.mark.parametrize('page', PAGES)

@@ -202,7 +202,7 @@ def test_programs_in_other_languages_refuse_what_is_not_like_cifar10(
 
 @pytest.mark.parametrize('another, named', [
     (dict(side=48), ['side', '40', '48']), (dict(channels=1), ['image_shape', '3', '1']),
-    (dict(num_classes=5), ['classes', 'kind 4']), (dict(seed=8), ['split', '0', '8'])])
+    (dict(num_classes=5), ['classes', 'kind 4']), (dict(seed=8), ["'seed': 0", "'seed': 8"])])
 def test_run_of_other_images_is_neither_resumed_nor_evaluated(another, named, home, capsys):
   _make(home / 'data')
   _flags()
