@@ -27,7 +27,7 @@ def _commands(page):
     script = re.sub(r'-m (\w+)', r'\1/__main__.py', program)
     commands.append((script, re.findall(r'--(\w+)', rest)))
   return [(script, flags) for script, flags in commands
-          if script not in ('venv/__main__.py', 'pytest/__main__.py')]
+          if script not in ('venv/__main__.py', 'pytest/__main__.py', 'tf2onnx/__main__.py')]
 
 
 def _source(module):
