@@ -81,9 +81,9 @@ def predict(paths):
 def decode(contents, size, depth):
   """Adds to the graph the decoding of pictures, for a SavedModel too.
 
-  By itself TensorFlow does less than `load`. It ignores EXIF orientation, reads BMP right only with
-  24 bits per pixel, and knows transparency only as an alpha channel or in the palette of a PNG;
-  that is laid on white.
+  By itself TensorFlow does less than `pictures.load`. It ignores EXIF orientation, reads BMP right
+  only with 24 bits per pixel, and knows transparency only as an alpha channel or in the palette of
+  a PNG; that is laid on white.
 
   Args:
     contents: strings of shape [n], each the contents of a PNG, JPEG, GIF or BMP file.
