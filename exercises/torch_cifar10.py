@@ -226,6 +226,7 @@ def train(flags):
   if flags.batch_size % processes:
     raise console.UserError(f'{processes} processes cannot share a batch of {flags.batch_size}.')
   data_set = dataset.prepare(flags.data_dir, dataset.DATA_URL, NUM_CLASSES)
+  data_set.check_is_like_cifar10()
   compiled = device.type == 'cuda'  # It takes half a minute, and wins hardly anything on a CPU.
   run = Run(flags.batch_size, device, compiled)
   if os.path.exists(flags.model):
@@ -265,6 +266,7 @@ def evaluate(flags):
   run.load(flags.model)
   network = run.network if flags.raw_weights else run.averages
   data_set = dataset.prepare(flags.data_dir, dataset.DATA_URL, NUM_CLASSES)
+  data_set.check_is_like_cifar10()
   images, labels = (part.to(network.conv1.weight.device) for part in read(data_set.test_files))
   console.log(f'precision @ 1 = {precision(network, images, labels, flags.multiview):.3f}')
 
